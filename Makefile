@@ -1,0 +1,27 @@
+.PHONY: setup demo serve test check bench
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+setup: .venv/.done
+
+.venv/.done: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[embedded,dev]'
+	touch $@
+
+demo: setup  ## starts the service, fits on carried photos, prints a table
+	$(BIN)/python -m service.demo
+
+serve: setup  ## rmadapter up
+	$(BIN)/rmadapter up
+
+test: setup  ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: setup  ## lint, format, types, layering
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports

@@ -1,0 +1,153 @@
+"""An adapter as one safetensors file: the adaptation branch, and a header that says all about it.
+
+The header's metadata holds `format`, `format_version`, `manifest` (JSON) and `checksum`, the
+SHA-256 of manifest and tensor bytes. Never pickle. Nothing in a file is trusted before its
+checksum, its CLIP and its shapes are.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from adapters.bank import AdapterWeights, TowerWeights
+from adapters.clip import FrozenCLIP
+from adapters.errors import BadArtifact
+
+FORMAT, FORMAT_VERSION = "rmadapter", 1
+_MAX_HEADER = 16 * 2**20  # bytes; 1,000 classes with their confusion matrix take 4 MB
+_TENSORS = ("down", "down_bias", "up", "up_bias")
+_TOWERS = ("image", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a file says of itself. `info` holds what no code here reads: job, data digest, settings,
+    metrics."""
+
+    clip: str  # the CLIP's name, for people
+    fingerprint: str  # and its weights, for machines
+    tenant: str
+    adapter: str
+    version: int
+    classes: tuple[str, ...]
+    template: str
+    logit_scale: float  # 1/τ, after the temperature was fitted
+    image_first: int
+    text_first: int
+    created_at: str  # ISO 8601, UTC
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A manifest and its weights, α folded in, no reconstruction branch."""
+
+    manifest: Manifest
+    weights: AdapterWeights
+
+
+def encode(artifact: Artifact) -> bytes:
+    """The file's bytes."""
+    tensors = {
+        f"{tower}.{name}": getattr(getattr(artifact.weights, tower), name).contiguous()
+        for tower in _TOWERS
+        for name in _TENSORS
+    }
+    names = Manifest.__slots__  # type: ignore[attr-defined]
+    manifest = json.dumps({name: getattr(artifact.manifest, name) for name in names})
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "manifest": manifest,
+        "checksum": _checksum(manifest, tensors),
+    }
+    return save(tensors, metadata)
+
+
+def decode(data: bytes) -> Artifact:
+    """Reads and verifies a file.
+
+    Raises:
+        BadArtifact: cut short, changed, or of an unknown format; says which.
+    """
+    metadata = _metadata(data)
+    if metadata.get("format") != FORMAT:
+        raise BadArtifact("the file is not an rmadapter artifact")
+    if metadata.get("format_version") != str(FORMAT_VERSION):
+        raise BadArtifact(
+            f"the file has format version {metadata.get('format_version')};"
+            f" this release reads {FORMAT_VERSION}"
+        )
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise BadArtifact("the file is cut short or changed") from error
+    if metadata.get("checksum") != _checksum(metadata.get("manifest", ""), tensors):
+        raise BadArtifact("the file's checksum does not match: it was changed")
+    return _artifact(metadata["manifest"], tensors)
+
+
+def check_clip(manifest: Manifest, clip: FrozenCLIP) -> None:
+    """Raises BadArtifact unless the adapter was fitted on exactly this CLIP."""
+    if manifest.fingerprint != clip.fingerprint:
+        raise BadArtifact(
+            f"{manifest.adapter} version {manifest.version} was fitted on {manifest.clip}"
+            f" ({manifest.fingerprint[:12]}), not on {clip.name} ({clip.fingerprint[:12]})"
+        )
+
+
+def sha256(data: bytes) -> str:
+    """The whole file's digest, 64 hex digits: how an answer names the weights behind it."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(_MAX_HEADER, len(data) - 8):
+        raise BadArtifact("the file is cut short or not a safetensors file")
+    try:
+        header = json.loads(data[8 : 8 + length])
+        metadata = header.get("__metadata__", {})
+        return {str(key): str(value) for key, value in metadata.items()}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise BadArtifact("the file's header cannot be read") from error
+
+
+def _artifact(manifest_json: str, tensors: dict[str, Tensor]) -> Artifact:
+    try:
+        plain = json.loads(manifest_json)
+        manifest = Manifest(**(plain | {"classes": tuple(plain["classes"])}))
+        first = {"image": manifest.image_first, "text": manifest.text_first}
+        towers = {
+            tower: TowerWeights(first[tower], *(tensors[f"{tower}.{name}"] for name in _TENSORS))
+            for tower in _TOWERS
+        }
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadArtifact(f"the file lacks a part: {error}") from error
+    if not all(_consistent(weights) for weights in towers.values()):
+        raise BadArtifact("the file's tensors do not belong together")
+    return Artifact(manifest, AdapterWeights(**towers))
+
+
+def _consistent(weights: TowerWeights) -> bool:
+    if weights.down.dim() != 3:
+        return False
+    n, d, r = weights.down.shape
+    shapes = [tuple(getattr(weights, name).shape) for name in _TENSORS]
+    return shapes == [(n, d, r), (n, r), (n, r, d), (n, d)] and all(
+        getattr(weights, name).dtype == torch.float32 for name in _TENSORS
+    )
+
+
+def _checksum(manifest: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(manifest.encode())
+    for key in sorted(tensors):
+        digest.update(f"{key}{tuple(tensors[key].shape)}{tensors[key].dtype}".encode())
+        digest.update(tensors[key].contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

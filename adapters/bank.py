@@ -1,0 +1,170 @@
+"""Many adapters on one CLIP: stacked tensors, one slot an adapter, any slot for any row of a batch.
+
+Slot 0 is zero, which is exactly the frozen CLIP. Adapters of a smaller rank or a later first block
+are padded with zeros, which is exact, since GELU(0) = 0. α is folded into the up-projection.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adapters.clip import Delta
+from adapters.config import TowerShape
+from adapters.errors import DoesNotFit
+from adapters.rmadapter import CLIPAdapters, TowerAdapters
+
+FROZEN = 0  # the slot of the frozen CLIP
+
+
+@dataclass(frozen=True, slots=True)
+class TowerWeights:
+    """The adaptation branch of one tower's n adapters, α folded in; no reconstruction branch."""
+
+    first: int  # the block of the first adapter, from 1
+    down: Tensor  # [n, d, r]
+    down_bias: Tensor  # [n, r]
+    up: Tensor  # [n, r, d]
+    up_bias: Tensor  # [n, d]
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[2]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterWeights:
+    """What serving needs of one adapter: equations (14) and (15), nothing more."""
+
+    image: TowerWeights
+    text: TowerWeights
+
+
+def export(adapters: CLIPAdapters) -> AdapterWeights:
+    """Drops the reconstruction branch and folds α: what is left gives the same features."""
+    return AdapterWeights(_export_tower(adapters.image), _export_tower(adapters.text))
+
+
+def _export_tower(tower: TowerAdapters) -> TowerWeights:
+    blocks = [tower.at(tower.first + i) for i in range(len(tower.blocks))]
+    present = [block for block in blocks if block is not None]
+    stack = [
+        torch.stack([block.down.weight.T for block in present]),
+        torch.stack([block.down.bias for block in present]),
+        torch.stack([block.up.weight.T for block in present]) * tower.alpha,
+        torch.stack([block.up.bias for block in present]) * tower.alpha,
+    ]
+    return TowerWeights(tower.first, *(t.detach().float().cpu().contiguous() for t in stack))
+
+
+class TowerBank:
+    """One tower's slots: down [S, n, d, r], up [S, n, r, d] and their biases, on the device."""
+
+    def __init__(
+        self, shape: TowerShape, first: int, rank: int, slots: int, device: torch.device
+    ) -> None:
+        self.shape, self.first, self.rank = shape, first, rank
+        n, d = shape.blocks - first + 1, shape.width
+        self.down = torch.zeros(slots, n, d, rank, device=device)
+        self.down_bias = torch.zeros(slots, n, rank, device=device)
+        self.up = torch.zeros(slots, n, rank, d, device=device)
+        self.up_bias = torch.zeros(slots, n, d, device=device)
+
+    def check(self, weights: TowerWeights, tower: str) -> None:
+        """Raises DoesNotFit, with the reason, before anything is written."""
+        n, d, rank = weights.down.shape
+        if d != self.shape.width or weights.first + n - 1 != self.shape.blocks:
+            raise DoesNotFit(f"the {tower} tower has {self.shape}, the adapter another shape")
+        if weights.first < self.first:
+            raise DoesNotFit(
+                f"its {tower} adapters start at block {weights.first}, the bank at {self.first}"
+            )
+        if rank > self.rank:
+            raise DoesNotFit(f"its {tower} rank {rank} is above the bank's {self.rank}")
+
+    def write(self, slot: int, weights: TowerWeights) -> None:
+        skip, rank = weights.first - self.first, weights.rank
+        self.clear(slot)
+        self.down[slot, skip:, :, :rank] = weights.down.to(self.down.device)
+        self.down_bias[slot, skip:, :rank] = weights.down_bias.to(self.down.device)
+        self.up[slot, skip:, :rank] = weights.up.to(self.down.device)
+        self.up_bias[slot, skip:] = weights.up_bias.to(self.down.device)
+
+    def clear(self, slot: int) -> None:
+        for tensor in (self.down, self.down_bias, self.up, self.up_bias):
+            tensor[slot].zero_()
+
+    def delta(self, slots: Sequence[int]) -> Delta | None:
+        """What each row's adapter adds; row i of the batch uses slots[i]."""
+        if all(slot == FROZEN for slot in slots):
+            return None
+        if len(set(slots)) == 1:
+            return self._one_adapter(slots[0])
+        return self._gathered(torch.tensor(slots, device=self.down.device))
+
+    def _one_adapter(self, slot: int) -> Delta:
+        def delta(block: int, x: Tensor) -> Tensor | None:  # [B, T, d] → [B, T, d]
+            i = block - self.first
+            if i < 0:
+                return None
+            h = F.gelu(x @ self.down[slot, i].to(x.dtype) + self.down_bias[slot, i].to(x.dtype))
+            return h @ self.up[slot, i].to(x.dtype) + self.up_bias[slot, i].to(x.dtype)
+
+        return delta
+
+    def _gathered(self, index: Tensor) -> Delta:
+        def delta(block: int, x: Tensor) -> Tensor | None:  # [B, T, d] → [B, T, d]
+            i = block - self.first
+            if i < 0:
+                return None
+            down, up = self.down[index, i].to(x.dtype), self.up[index, i].to(x.dtype)
+            down_bias = self.down_bias[index, i].to(x.dtype).unsqueeze(1)
+            up_bias = self.up_bias[index, i].to(x.dtype).unsqueeze(1)
+            return torch.baddbmm(up_bias, F.gelu(torch.baddbmm(down_bias, x, down)), up)
+
+        return delta
+
+
+class Bank:
+    """The adapters that are loaded, both towers. Written by the thread that owns the device."""
+
+    def __init__(
+        self,
+        image: TowerShape,
+        text: TowerShape,
+        slots: int,
+        rank: int,
+        image_first: int,
+        text_first: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        device = torch.device(device)
+        self.slots = slots
+        self.image = TowerBank(image, image_first, rank, slots, device)
+        self.text = TowerBank(text, text_first, rank, slots, device)
+
+    def check(self, weights: AdapterWeights) -> None:
+        """Raises DoesNotFit, with the reason."""
+        self.image.check(weights.image, "image")
+        self.text.check(weights.text, "text")
+
+    def write(self, slot: int, weights: AdapterWeights) -> None:
+        """Puts an adapter into a slot. Checked whole before the first tensor changes."""
+        if not 0 < slot < self.slots:
+            raise DoesNotFit(f"slot {slot} is not one of 1…{self.slots - 1}")
+        self.check(weights)
+        self.image.write(slot, weights.image)
+        self.text.write(slot, weights.text)
+
+    @staticmethod
+    def slot_bytes(
+        image: TowerShape, text: TowerShape, rank: int, image_first: int, text_first: int
+    ) -> int:
+        """Memory of one slot, float32 bytes."""
+        per_tower = (
+            (shape.blocks - first + 1) * (2 * shape.width * rank + rank + shape.width)
+            for shape, first in ((image, image_first), (text, text_first))
+        )
+        return 4 * sum(per_tower)

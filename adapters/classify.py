@@ -1,0 +1,52 @@
+"""Class names → prompts → features → scores, the same for fitting and serving."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adapters.clip import FrozenCLIP
+from adapters.errors import BadClasses
+
+TEMPLATE = "a photo of a {}."
+
+
+def check_classes(classes: Sequence[str], max_classes: int) -> None:
+    """Raises BadClasses, naming what is wrong: none, too many, empty or duplicate names."""
+    if not classes:
+        raise BadClasses("no class names were given")
+    if len(classes) > max_classes:
+        raise BadClasses(f"{len(classes):,} class names, more than the {max_classes:,} allowed")
+    empty = [i for i, name in enumerate(classes) if not name.strip()]
+    if empty:
+        raise BadClasses(f"class names {empty} (from 0) are empty")
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice:
+        raise BadClasses(f"class names given twice: {', '.join(map(repr, twice))}")
+
+
+def check_template(template: str) -> None:
+    """Raises BadClasses unless the template has exactly one `{}`."""
+    if template.count("{}") != 1:
+        raise BadClasses(f"the template {template!r} must hold exactly one {{}} for the class name")
+
+
+def prompts(classes: Sequence[str], template: str = TEMPLATE) -> list[str]:
+    """One prompt a class; underscores in a name, as folders have them, are read as spaces."""
+    return [template.replace("{}", name.replace("_", " ").strip()) for name in classes]
+
+
+def scores(images: Tensor, classes: Tensor, logit_scale: float) -> Tensor:
+    """Softmax over classes of cos(x, w_c)/τ: unit [B, e], unit [C, e] → [B, C]."""
+    return F.softmax(logit_scale * images @ classes.T, dim=-1)
+
+
+@torch.inference_mode()
+def zero_shot_features(
+    clip: FrozenCLIP, classes: Sequence[str], template: str = TEMPLATE
+) -> Tensor:
+    """The frozen CLIP's class features: unit float32 [C, e]."""
+    ids = clip.tokenize(prompts(classes, template))
+    return clip.text_upper(clip.text_lower(ids, 1), ids, 1)

@@ -1,0 +1,269 @@
+"""The frozen CLIP, cut into lower and upper blocks. The one file that imports open_clip.
+
+Both towers are open_clip's own modules, called block by block, so that with no adapter the result
+is open_clip's own to the bit; an adapter adds a `Delta` to the output of a block.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+import timm
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adapters.config import TowerShape
+from adapters.errors import BadClasses, UnsupportedModel
+from adapters.pixels import PixelSpec
+
+# (block from 1, its input [B, T, d]) → what an adapter adds to its output, or None for nothing
+Delta = Callable[[int, Tensor], Tensor | None]
+Precision = Literal["fp32", "bf16"]
+
+BUNDLED = "bundled"
+_BUNDLED_FILES = Path(__file__).parent / "bundled"
+_SUPPORTED = (
+    "supported: the bundled CLIP, and open_clip's ViT models, such as ViT-B-32, ViT-B-16, ViT-L-14"
+)
+
+
+class ConvStem(nn.Module):
+    """A pretrained convolutional patch embedding: [B, 3, S, S] → [B, width, S/32, S/32]."""
+
+    def __init__(self, timm_name: str, channels: int, width: int) -> None:
+        super().__init__()
+        self.net = timm.create_model(timm_name, pretrained=False, num_classes=0)
+        self.proj = nn.Conv2d(channels, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self.net.forward_features(x))  # type: ignore[no-any-return]
+
+
+class FrozenCLIP:
+    """One frozen CLIP: pixels and prompts in, unit features out, any adapter's delta between.
+
+    Attributes:
+        name: the model's name, with its pretrained tag.
+        fingerprint: SHA-256 of the weights in float32, whatever precision they run in.
+        image, text: the shapes of the two towers.
+        logit_scale: 1/τ, the model's own.
+    """
+
+    def __init__(
+        self,
+        model: open_clip.CLIP,
+        tokenizer: SimpleTokenizer,
+        spec: PixelSpec,
+        name: str,
+        device: str = "cpu",
+        precision: Precision = "fp32",
+    ) -> None:
+        _check_supported(model, tokenizer)
+        self.name, self.spec, self.device = name, spec, torch.device(device)
+        self.fingerprint = fingerprint(model)
+        self.model = model.eval().requires_grad_(False).to(self.device)
+        self.precision = precision
+        visual = model.visual.transformer
+        self.image = TowerShape(visual.width, len(visual.resblocks))
+        self.text = TowerShape(model.transformer.width, len(model.transformer.resblocks))
+        self.context_length = int(model.context_length)
+        self.logit_scale = math.exp(float(model.logit_scale))
+        self._tokenizer = tokenizer
+        self._mean = torch.tensor(spec.mean, device=self.device).view(3, 1, 1) * 255
+        self._std = torch.tensor(spec.std, device=self.device).view(3, 1, 1) * 255
+
+    def image_lower(self, pixels: Tensor, first: int) -> Tensor:
+        """Pixels to the input of block `first`: uint8 [B, 3, S, S] → [B, T, d]."""
+        with self.autocast():
+            x = (pixels.to(self.device).float() - self._mean) / self._std
+            x = self.model.visual._embeds(x)
+            return _through(self.model.visual.transformer.resblocks, x, range(1, first))
+
+    def image_upper(self, tokens: Tensor, first: int, delta: Delta | None = None) -> Tensor:
+        """The input of block `first` to unit features: [B, T, d] → float32 [B, e]."""
+        visual = self.model.visual
+        blocks = range(first, self.image.blocks + 1)
+        with self.autocast():
+            x = _through(visual.transformer.resblocks, tokens, blocks, delta)
+            pooled, _ = visual._pool(x)
+            return _unit(pooled if visual.proj is None else pooled @ visual.proj)
+
+    def text_lower(self, ids: Tensor, first: int) -> Tensor:
+        """Token ids to the input of text block `first`: int64 [N, L] → [N, L, d]."""
+        model, length = self.model, ids.shape[1]
+        with self.autocast():
+            x = model.token_embedding(ids.to(self.device)) + model.positional_embedding[:length]
+            mask = model.attn_mask[:length, :length]
+            return _through(model.transformer.resblocks, x, range(1, first), mask=mask)
+
+    def text_upper(
+        self, tokens: Tensor, ids: Tensor, first: int, delta: Delta | None = None
+    ) -> Tensor:
+        """The input of text block `first` to unit features: [N, L, d] → float32 [N, e]."""
+        model, length = self.model, ids.shape[1]
+        blocks = range(first, self.text.blocks + 1)
+        mask = model.attn_mask[:length, :length]
+        with self.autocast():
+            x = _through(model.transformer.resblocks, tokens, blocks, delta, mask)
+            rows = torch.arange(len(x), device=self.device)
+            pooled = model.ln_final(x[rows, self.end_of_text(ids)])
+            return _unit(_project(pooled, model.text_projection))
+
+    def end_of_text(self, ids: Tensor) -> Tensor:
+        """Where each prompt ends: int64 [N, L] → int64 [N], on the device."""
+        if self.model.text_pool_type == "eos":
+            ids = (ids == self.model.text_eos_id).int()
+        return ids.to(self.device).argmax(-1)
+
+    def tokenize(self, prompts: list[str]) -> Tensor:
+        """Prompts to ids, cut to the longest: int64 [N, L ≤ context]. The tower is causal and read
+        at end-of-text, so what is cut off is padding that nothing reads.
+
+        Raises:
+            BadClasses: a prompt is longer than the tower's context; names it.
+        """
+        rows = [self._tokenizer.encode(prompt) for prompt in prompts]
+        for prompt, row in zip(prompts, rows, strict=True):
+            if len(row) + 2 > self.context_length:
+                raise BadClasses(
+                    f"{_shorten(prompt)!r} has {len(row) + 2} tokens,"
+                    f" more than this model's {self.context_length}"
+                )
+        start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
+        ids = torch.zeros(len(rows), max(map(len, rows), default=0) + 2, dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, : len(row) + 2] = torch.tensor([start, *row, end])
+        return ids
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 matrix products where asked for; float32 otherwise."""
+        return torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        )
+
+
+def load_clip(
+    name: str = BUNDLED,
+    pretrained: str | None = None,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+) -> FrozenCLIP:
+    """Loads a frozen CLIP.
+
+    Args:
+        name: "bundled", or an open_clip model name.
+        pretrained: for an open_clip model: a tag of its hub, a local file, or None for random
+            weights (of use to benchmarks alone).
+
+    Raises:
+        UnsupportedModel: unknown name or tag, weights that do not load, towers of another kind.
+    """
+    if name == BUNDLED:
+        model, spec = _load_bundled(_BUNDLED_FILES / "clip-bundled")
+        tokenizer: Any = SimpleTokenizer(context_length=model.context_length)
+        return FrozenCLIP(model, tokenizer, spec, name, device, precision)
+    tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
+    try:
+        model = open_clip.create_model(
+            name, pretrained, force_quick_gelu=bool(tag.get("quick_gelu", False))
+        )
+        tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # open_clip raises RuntimeError, FileNotFoundError, HTTP errors, …
+        raise UnsupportedModel(
+            f"cannot load {name} ({pretrained}): {error}; {_SUPPORTED}"
+        ) from error
+    full_name = f"{name}/{pretrained or 'random'}"
+    return FrozenCLIP(model, tokenizer, _pixel_spec(model), full_name, device, precision)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over the names, shapes and float32 bytes of all weights, as 64 hex digits."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{key}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def build_bundled(config: dict[str, Any]) -> open_clip.CLIP:
+    """The bundled CLIP's architecture, random weights: open_clip's CLIP behind a `ConvStem`."""
+    model = open_clip.CLIP(**config["model_cfg"])
+    stem, width = config["conv_stem"], config["model_cfg"]["vision_cfg"]["width"]
+    model.visual.conv1 = ConvStem(stem["timm"], stem["channels"], width)
+    return model
+
+
+def _load_bundled(files: Path) -> tuple[open_clip.CLIP, PixelSpec]:
+    config = json.loads(files.with_suffix(".json").read_text())
+    model = build_bundled(config)
+    weights = load_file(files.with_suffix(".safetensors"))
+    model.load_state_dict({key: value.to(_full(value)) for key, value in weights.items()})
+    pixels = config["preprocess_cfg"]
+    spec = PixelSpec(
+        pixels["size"], tuple(pixels["mean"]), tuple(pixels["std"]), pixels["interpolation"]
+    )
+    return model, spec
+
+
+def _full(tensor: Tensor) -> torch.dtype:
+    return torch.float32 if tensor.is_floating_point() else tensor.dtype
+
+
+def _pixel_spec(model: open_clip.CLIP) -> PixelSpec:
+    config = open_clip.get_model_preprocess_cfg(model)
+    size = config["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width or config["resize_mode"] != "shortest":
+        raise UnsupportedModel(f"preprocessing {config} is not a shortest-side resize and crop")
+    return PixelSpec(height, tuple(config["mean"]), tuple(config["std"]), config["interpolation"])
+
+
+def _check_supported(model: nn.Module, tokenizer: object) -> None:
+    """Adapters read the input of each block, so both towers must be open_clip's own."""
+    if not isinstance(model, open_clip.CLIP) or not isinstance(model.visual, VisionTransformer):
+        raise UnsupportedModel(f"{type(model).__name__} has other towers; {_SUPPORTED}")
+    blocks = [*model.visual.transformer.resblocks, *model.transformer.resblocks]
+    if not all(isinstance(block, ResidualAttentionBlock) for block in blocks):
+        raise UnsupportedModel(f"its blocks are not ResidualAttentionBlock; {_SUPPORTED}")
+    if not isinstance(tokenizer, SimpleTokenizer):
+        raise UnsupportedModel(f"its tokenizer is {type(tokenizer).__name__}; {_SUPPORTED}")
+    if model.text_pool_type not in ("argmax", "eos") or model.attn_mask is None:
+        raise UnsupportedModel(f"its text tower is not read at end-of-text; {_SUPPORTED}")
+
+
+def _through(
+    blocks: nn.ModuleList,
+    x: Tensor,
+    numbers: Iterable[int],
+    delta: Delta | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Runs the numbered blocks (from 1); a delta reads a block's input and adds to its output."""
+    for number in numbers:
+        added = delta(number, x) if delta is not None else None
+        x = blocks[number - 1](x, attn_mask=mask)
+        x = x if added is None else x + added
+    return x
+
+
+def _project(pooled: Tensor, projection: nn.Module | Tensor | None) -> Tensor:
+    if projection is None:
+        return pooled
+    return projection(pooled) if isinstance(projection, nn.Module) else pooled @ projection
+
+
+def _unit(features: Tensor) -> Tensor:
+    return F.normalize(features.float(), dim=-1)
+
+
+def _shorten(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,55 @@
+"""What shapes an adapter: where it sits, how wide it is, how its losses are weighed.
+
+The paper leaves most of these open; every default here has its reason beside it.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from adapters.errors import RMAdapterError
+
+
+@dataclass(frozen=True, slots=True)
+class TowerShape:
+    """One encoder of a CLIP: `blocks` transformer blocks of `width` dimensions."""
+
+    width: int
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """The architecture of one RMAdapter over both towers. Blocks count from 1, as in the paper."""
+
+    image_first: int  # k: adapters sit in image blocks k…K
+    text_first: int  # the same for the text tower
+    rank: int = 32  # r, MMA's published setting, which fits the paper's "about 320K"
+    alpha: float = 1.0  # scale of the adaptation branch, equations (14) and (15)
+    reconstruction_layers: int = 2  # eq. (10); the paper's ablation has one, two, three
+    shared_down: bool = True  # eq. (8); the paper's ablation has independent projections
+
+    def __post_init__(self) -> None:
+        if min(self.image_first, self.text_first, self.rank, self.reconstruction_layers) < 1:
+            raise RMAdapterError("first blocks, rank and reconstruction layers start at 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """λ1…λ4 of equations (11)–(13) and (17).
+
+    λ1 and λ2 weigh a *relative* squared error, ‖z − rec(z)‖² / ‖z‖² meaned over a block's tokens
+    and summed over blocks, so that their meaning depends neither on the model's scale nor on its
+    width. λ3 and λ4 weigh the sum over dimensions of |x_a − x| between unit vectors, meaned over
+    the batch or the classes.
+    """
+
+    image_reconstruction: float = 0.1  # λ1
+    text_reconstruction: float = 0.1  # λ2
+    image_consistency: float = 0.05  # λ3
+    text_consistency: float = 0.05  # λ4
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)

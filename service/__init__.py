@@ -1,0 +1,1 @@
+"""The service: HTTP, tenants, records, blobs, the inference engine, the command line."""

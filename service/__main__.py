@@ -1,0 +1,5 @@
+"""python -m service is rmadapter."""
+
+from service.cli import app
+
+app()

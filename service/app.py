@@ -1,0 +1,136 @@
+"""Makes the application, and maps every error to its answer, here alone."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from adapters.errors import (
+    BadArtifact,
+    BadClasses,
+    BadDataset,
+    BadImage,
+    DoesNotFit,
+    RMAdapterError,
+)
+from service.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Problem,
+    TooLarge,
+    TooMany,
+    Unauthorized,
+    Unavailable,
+    problems_of,
+)
+from service.middleware import BodyLimit, Observe
+from service.routes import adapters, classify, datasets, health, jobs, tenants
+from service.schemas import ProblemOut
+from service.services import Services
+
+log = logging.getLogger(__name__)
+
+_STATUS: dict[type[RMAdapterError], tuple[int, str]] = {
+    Unauthorized: (401, "Unauthorized"),
+    Forbidden: (403, "Forbidden"),
+    NotFound: (404, "Not found"),
+    Conflict: (409, "Conflict"),
+    TooLarge: (413, "Too large"),
+    Invalid: (422, "Invalid request"),
+    BadClasses: (422, "Invalid class names"),
+    BadDataset: (422, "Data set not fit for a fit"),
+    BadImage: (422, "Invalid picture"),
+    TooMany: (429, "Too many requests"),
+    BadArtifact: (500, "Adapter file unusable"),
+    DoesNotFit: (500, "Adapter does not fit this server"),
+    Unavailable: (503, "Unavailable"),
+}
+_FIELD: dict[type[RMAdapterError], str] = {BadClasses: "classes", BadDataset: "dataset"}
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application over these services; it starts and stops their engine."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        services.engine.start()
+        yield
+        services.engine.stop()
+
+    problem = {"model": ProblemOut, "content": {"application/problem+json": {}}}
+    app = FastAPI(
+        title="rmadapter",
+        summary="An image classifier of their own for every tenant, on one shared CLIP",
+        version="1",
+        lifespan=lifespan,
+        responses={"4XX": problem, "5XX": problem},
+    )
+    app.state.services = services
+    for routes in (tenants, datasets, jobs, adapters, classify, health):
+        app.include_router(routes.router)
+    app.add_middleware(BodyLimit, limit=services.settings.max_body_bytes)
+    app.add_middleware(Observe)
+    app.add_exception_handler(RMAdapterError, _on_domain_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_bug)
+    return app
+
+
+def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
+    kind = next((c for c in type(error).__mro__ if c in _STATUS), None)
+    if kind is None:
+        return _on_bug(request, error)
+    status, title = _STATUS[kind]
+    if status >= 500:
+        log.warning("%s %s: %s", request.method, request.url.path, error)
+    problems = error.problems if isinstance(error, Invalid) else ()
+    if kind in _FIELD:
+        problems = (Problem(_FIELD[kind], str(error)),)
+    headers = {}
+    if isinstance(error, TooMany | Unavailable):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return _problem(status, title, str(error), problems, headers)
+
+
+def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = tuple(problems_of(error.errors()))
+    return _problem(422, "Invalid request", "the request is not valid", problems)
+
+
+def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    return _problem(error.status_code, str(error.detail), str(error.detail), headers=headers)
+
+
+def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s broke", request.method, request.url.path, exc_info=error)
+    return _problem(500, "Internal error", "something broke here; the server's log has the reason")
+
+
+def _problem(
+    status: int,
+    title: str,
+    detail: str,
+    problems: tuple[Problem, ...] = (),
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "errors": [{"field": p.field, "reason": p.reason} for p in problems],
+    }
+    return JSONResponse(body, status, headers, media_type="application/problem+json")

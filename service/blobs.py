@@ -1,0 +1,71 @@
+"""Blobs: pictures, artifacts and manifests in a folder or an S3-protocol store.
+
+The one file that imports obstore. A blob is written whole or not at all.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import LocalStore, from_url
+
+from service.errors import NotFound, Unavailable
+
+_DELETE_AT_ONCE = 1000  # S3's limit for one request
+
+
+class Blobs:
+    """Bytes by path. `url`: file:///folder or s3://bucket/prefix."""
+
+    def __init__(self, url: str) -> None:
+        if url.startswith("file://"):
+            folder = Path(url.removeprefix("file://"))
+            self._store = LocalStore(folder, mkdir=True, automatic_cleanup=True)
+        else:
+            self._store = from_url(url)
+
+    def put(self, path: str, data: bytes) -> None:
+        with _translated(path):
+            obstore.put(self._store, path, data)
+
+    def get(self, path: str) -> bytes:
+        """Raises NotFound or Unavailable."""
+        with _translated(path):
+            return bytes(obstore.get(self._store, path).bytes())
+
+    def delete(self, path: str) -> None:
+        """Also well when there is none."""
+        with _translated(path):
+            self._delete([path])
+
+    def delete_all(self, prefix: str) -> None:
+        """Deletes every blob under the folder `prefix`."""
+        paths = list(self.paths(prefix))
+        with _translated(prefix):
+            for start in range(0, len(paths), _DELETE_AT_ONCE):
+                self._delete(paths[start : start + _DELETE_AT_ONCE])
+
+    def paths(self, prefix: str) -> Iterator[str]:
+        """The paths of every blob under the folder `prefix`, in no given order."""
+        with _translated(prefix):
+            for chunk in obstore.list(self._store, prefix):
+                yield from (item["path"] for item in chunk)
+
+    def _delete(self, paths: list[str]) -> None:
+        try:
+            obstore.delete(self._store, paths)
+        except NotFoundError:  # gone already: a folder says so, S3 does not
+            for path in paths if len(paths) > 1 else ():
+                self._delete([path])
+
+
+@contextmanager
+def _translated(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (NotFoundError, FileNotFoundError) as error:
+        raise NotFound(f"there is no blob {path}") from error
+    except (BaseError, OSError) as error:
+        raise Unavailable("the object store does not answer") from error

@@ -1,0 +1,1 @@
+"""The demo: carried photos, and a walk through the service with them."""

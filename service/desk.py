@@ -1,0 +1,157 @@
+"""The worker's desk: jobs from the records, pictures from the blobs, results back to both."""
+
+import hashlib
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from adapters.artifact import Artifact, Manifest, encode
+from adapters.clip import FrozenCLIP
+from adapters.errors import BadDataset
+from adapters.pixels import ImageLimits
+from service.params import FitParams
+from service.registry import Registry
+from service.registry.adapters import Version
+from service.registry.jobs import MAX_ATTEMPTS, Job
+from service.registry.store import now
+from training.data import Sample, image_set
+from training.fit import Progress
+from training.jobs import FitJob
+from training.worker import Outcome, Task
+
+log = logging.getLogger(__name__)
+
+_PROGRESS_SECONDS = 0.2  # between two writes of a job's progress
+
+
+class RegistryDesk:
+    """A `training.worker.Desk` over the registry, for one worker process and its CLIP."""
+
+    def __init__(
+        self, registry: Registry, clip: FrozenCLIP, limits: ImageLimits, min_images: int
+    ) -> None:
+        self._registry, self._clip = registry, clip
+        self._limits, self._min_images = limits, min_images
+        self._worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._next_progress = 0.0
+
+    def claim(self, job: FitJob) -> bool:
+        claimed = self._registry.jobs.claim(job, self._worker)
+        if claimed is None:
+            return False
+        if claimed.attempts > MAX_ATTEMPTS:
+            self.fail(job, f"{MAX_ATTEMPTS} workers died while they fitted this")
+            return False
+        if claimed.cancel_requested:
+            self.cancelled(job)
+            return False
+        log.info("job %s: attempt %d", job.job, claimed.attempts)
+        return True
+
+    def load(self, job: FitJob) -> Task:
+        spec = self._job(job).spec
+        check_labels(self._registry.datasets.get(job.tenant, spec.dataset).labels, self._min_images)
+        digest = hashlib.sha256()
+        samples = _digested(self._registry.datasets.samples(job.tenant, spec.dataset), digest)
+        images = image_set(samples, self._clip.spec, self._limits)
+        return Task(images, FitParams(**spec.params).settings(self._clip), digest.hexdigest())
+
+    def renew(self, job: FitJob) -> bool:
+        return self._registry.jobs.renew(job, self._worker)
+
+    def progress(self, job: FitJob, progress: Progress) -> bool:
+        if progress.step < progress.steps and time.monotonic() < self._next_progress:
+            return False
+        self._next_progress = time.monotonic() + _PROGRESS_SECONDS
+        return self._registry.jobs.record_progress(job, progress)
+
+    def finish(self, job: FitJob, outcome: Outcome) -> None:
+        spec = self._job(job).spec
+        number = self._registry.jobs.reserve_version(
+            job, self._registry.adapters.next_number(job.tenant, spec.adapter)
+        )
+        manifest = self._manifest(job, spec.adapter, number, outcome)
+        version = self._registry.adapters.add(manifest, encode(Artifact(manifest, outcome.weights)))
+        published = self._publish(version, spec.publish)
+        self._end(job, "succeeded", metrics=outcome.metrics, published=published)
+        log.info("job %s: %s version %d", job.job, spec.adapter, number)
+
+    def fail(self, job: FitJob, reason: str) -> None:
+        log.warning("job %s failed: %s", job.job, reason)
+        self._end(job, "failed", error=reason)
+
+    def cancelled(self, job: FitJob) -> None:
+        self._end(job, "cancelled")
+
+    def sweep(self) -> None:
+        self._registry.jobs.dispatch_all()
+
+    def _job(self, job: FitJob) -> Job:
+        return self._registry.jobs.get(job.tenant, job.job)
+
+    def _end(self, job: FitJob, state: Any, **fields: Any) -> None:
+        self._registry.jobs.end(job.tenant, job.job, state, **fields)
+        self._registry.jobs.release(job, self._worker)
+
+    def _manifest(self, job: FitJob, adapter: str, number: int, outcome: Outcome) -> Manifest:
+        clip, config = self._clip, outcome.settings.adapter
+        info = {
+            "job": job.job,
+            "settings": outcome.settings.to_dict(),
+            "metrics": outcome.metrics,
+            "data_digest": outcome.data_digest,
+        }
+        return Manifest(
+            clip.name,
+            clip.fingerprint,
+            job.tenant,
+            adapter,
+            number,
+            outcome.classes,
+            outcome.settings.template,
+            outcome.logit_scale,
+            config.image_first,
+            config.text_first,
+            now(),
+            info,
+        )
+
+    def _publish(self, version: Version, publish: bool | str) -> bool:
+        if publish is False:
+            return False
+
+        def allowed(live: Version | None) -> bool:
+            return publish is True or not_worse(version, live)
+
+        return self._registry.adapters.publish(
+            version.tenant, version.adapter, version.number, allowed
+        )
+
+
+def _digested(samples: Iterator[Sample], digest: "hashlib._Hash") -> Iterator[Sample]:
+    for sample in samples:
+        digest.update(f"{sample.label}\0".encode() + hashlib.sha256(sample.data).digest())
+        yield sample
+
+
+def check_labels(labels: dict[str, int], min_images: int) -> None:
+    """Raises BadDataset naming what is missing: two classes, `min_images` in each."""
+    if len(labels) < 2:
+        raise BadDataset(f"a fit needs at least 2 classes, the data set has {len(labels)}")
+    few = [f"{label} ({count})" for label, count in labels.items() if count < min_images]
+    if few:
+        raise BadDataset(f"fewer than {min_images} images in {', '.join(few)}")
+
+
+def not_worse(version: Version, live: Version | None) -> bool:
+    """`publish: "if_better"`: not below zero-shot, nor below the live version, on held-out
+    pictures; a version that could not be judged does not pass."""
+    adapted, zero_shot = version.metrics.get("adapted"), version.metrics.get("zero_shot")
+    if not adapted or not zero_shot or adapted["accuracy"] < zero_shot["accuracy"]:
+        return False
+    before = live.metrics.get("adapted") if live else None
+    return not before or bool(adapted["accuracy"] >= before["accuracy"])

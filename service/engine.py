@@ -1,0 +1,170 @@
+"""The thread that owns the device, and the queue before it.
+
+Rows of all tenants wait in one fair queue, which fills while the device works; each batch takes
+what waits, a row of each tenant in turn. A row that breaks the batch fails alone.
+"""
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters.pixels import Pixels
+from service import metrics
+from service.backends import Backend, Features
+from service.errors import TooMany, Unavailable
+
+Feature = NDArray[np.float32]  # [e], unit
+
+_RETRY_SECONDS = 1  # a full queue of 1,024 rows is a second or two of work
+
+
+@dataclass(slots=True)
+class Row:
+    """One picture or prompt for the device, on the adapter in `slot`."""
+
+    tenant: str
+    slot: int
+    content: Pixels | str
+    future: "Future[Feature]" = field(default_factory=Future)
+    since: float = field(default_factory=time.monotonic)
+
+
+class FairQueue:
+    """Bounded; takes from each tenant in turn, so that one's flood does not delay another's row."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._size = limit, 0
+        self._rows: OrderedDict[str, deque[Row]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def put(self, rows: Sequence[Row]) -> None:
+        """All of the rows or none. Raises TooMany when they do not fit."""
+        if self._size + len(rows) > self._limit:
+            raise TooMany(f"{self._size} rows wait for the device already", _RETRY_SECONDS)
+        for row in rows:
+            self._rows.setdefault(row.tenant, deque()).append(row)
+        self._size += len(rows)
+
+    def take(self, most: int) -> list[Row]:
+        """Up to `most` rows, a row of each tenant in turn; rows that nobody waits for are left out."""
+        taken: list[Row] = []
+        while self._rows and len(taken) < most:
+            tenant, rows = self._rows.popitem(last=False)
+            row = rows.popleft()
+            self._size -= 1
+            if rows:
+                self._rows[tenant] = rows
+            if row.future.set_running_or_notify_cancel():
+                taken.append(row)
+        return taken
+
+
+class Engine:
+    """Runs a backend on one thread. Thread-safe."""
+
+    def __init__(self, backend: Backend, max_batch: int, max_queued_rows: int) -> None:
+        self._backend, self._max_batch = backend, max_batch
+        self._queue = FairQueue(max_queued_rows)
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finishes what was accepted, then ends the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+
+    def submit(self, rows: Sequence[Row]) -> None:
+        """Queues rows; each row's future gets its feature.
+
+        Raises:
+            TooMany: the queue is full.
+            Unavailable: the service is shutting down.
+        """
+        with self._wake:
+            self._check_running()
+            self._queue.put(rows)
+            metrics.QUEUED_ROWS.set(len(self._queue))
+            self._wake.notify()
+
+    def call(self, function: Callable[[], Any]) -> "Future[Any]":
+        """Runs a function on the device's thread, between two batches."""
+        future: Future[Any] = Future()
+        with self._wake:
+            self._check_running()
+            self._calls.append((function, future))
+            self._wake.notify()
+        return future
+
+    def write(self, slot: int, weights: Any) -> "Future[Any]":
+        """Puts an adapter into a slot, between two batches."""
+        return self.call(lambda: self._backend.write(slot, weights))
+
+    def ping(self) -> "Future[Any]":
+        """Done when the thread and the device have answered."""
+        return self.call(self._backend.ping)
+
+    def _check_running(self) -> None:
+        if self._stopping:
+            raise Unavailable("the server is shutting down")
+
+    def _loop(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._calls or len(self._queue) or self._stopping):
+                    self._wake.wait()
+                calls, rows = list(self._calls), self._queue.take(self._max_batch)
+                self._calls.clear()
+                metrics.QUEUED_ROWS.set(len(self._queue))
+                if not calls and not rows and self._stopping and not len(self._queue):
+                    return
+            for function, future in calls:
+                _settle(future, function)
+            self._run([row for row in rows if isinstance(row.content, str)], self._backend.texts)
+            self._run(
+                [row for row in rows if not isinstance(row.content, str)], self._backend.images
+            )
+
+    def _run(self, rows: list[Row], compute: Callable[[Any, list[int]], Features]) -> None:
+        if not rows:
+            return
+        started = time.monotonic()
+        for row in rows:
+            metrics.QUEUE_SECONDS.observe(started - row.since)
+        try:
+            features = compute([row.content for row in rows], [row.slot for row in rows])
+        except Exception as error:  # any: which row it is, only single runs can tell
+            if len(rows) == 1:
+                rows[0].future.set_exception(error)
+                return
+            for row in rows:
+                self._run([row], compute)
+            return
+        metrics.BATCH_ROWS.observe(len(rows))
+        metrics.BATCH_SECONDS.observe(time.monotonic() - started)
+        for row, feature in zip(rows, features, strict=True):
+            row.future.set_result(feature)
+
+
+def _settle(future: "Future[Any]", function: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except Exception as error:  # handed to whoever waits
+        future.set_exception(error)

@@ -1,0 +1,70 @@
+"""What the service refuses, and why. `app.py` alone knows their HTTP status."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.errors import RMAdapterError
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, and the field or file that it is wrong with."""
+
+    field: str
+    reason: str
+
+
+class Unauthorized(RMAdapterError):
+    """No key, or one that is not known."""
+
+
+class Forbidden(RMAdapterError):
+    """A key that is known, for something else."""
+
+
+class NotFound(RMAdapterError):
+    """It does not exist, or is another tenant's: the same answer for both."""
+
+
+class Conflict(RMAdapterError):
+    """It cannot be done in the present state."""
+
+
+class Invalid(RMAdapterError):
+    """Input that cannot be used; says what and why."""
+
+    def __init__(self, detail: str, *problems: Problem) -> None:
+        super().__init__(detail)
+        self.problems = problems
+
+
+class TooLarge(RMAdapterError):
+    """More bytes or files than allowed."""
+
+
+class TooMany(RMAdapterError):
+    """A full queue or a quota that is used up; `retry_after` in seconds."""
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class Unavailable(RMAdapterError):
+    """Redis, the object store or the device does not answer now; `retry_after` in seconds."""
+
+    def __init__(self, detail: str, retry_after: int = 2) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+def problems_of(errors: Iterable[Mapping[str, Any]]) -> list[Problem]:
+    """Pydantic's errors as problems, each with the path of its field."""
+    return [Problem(_path(error["loc"]), str(error["msg"])) for error in errors]
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """('body', 'params', 0) → params[0]"""
+    parts = [part for part in location if part not in ("body", "query", "path", "header")]
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).lstrip(".") or "body"

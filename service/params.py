@@ -1,0 +1,31 @@
+"""What a tenant may set of a fit: a small part of `FitSettings`, with bounds."""
+
+from dataclasses import replace
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from adapters.classify import TEMPLATE
+from adapters.clip import FrozenCLIP
+from training.fit import FitSettings, default_settings
+
+
+class FitParams(BaseModel):
+    """Unset: the default for the CLIP that the worker runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int | None = Field(None, ge=1, le=200)
+    learning_rate: float | None = Field(None, gt=0, le=0.1)
+    batch_size: int | None = Field(None, ge=2, le=256)
+    rank: int | None = Field(None, ge=1, le=64)
+    seed: int = Field(1, ge=0, lt=2**31)
+    template: str = Field(TEMPLATE, max_length=200)
+
+    def settings(self, clip: FrozenCLIP) -> FitSettings:
+        """The full settings for a CLIP."""
+        settings = default_settings(clip, seed=self.seed, template=self.template)
+        names = ("epochs", "learning_rate", "batch_size")
+        changes = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.rank is not None:
+            settings = replace(settings, adapter=replace(settings.adapter, rank=self.rank))
+        return replace(settings, **changes)

@@ -1,0 +1,39 @@
+"""What Redis last said, for the time that it is away: losing it must not change a prediction."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from adapters.errors import RMAdapterError
+from service.errors import Unavailable
+
+T = TypeVar("T")
+
+
+class Recall(Generic[T]):
+    """Asks Redis each time; falls back to memory only when it does not answer. Thread-safe."""
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self._limit, self._known = limit, OrderedDict[Hashable, T]()
+        self._lock = threading.Lock()
+
+    def __call__(self, name: Hashable, ask: Callable[[], T]) -> T:
+        """The answer, remembered. A refusal (not found, not authorised) is forgotten at once."""
+        try:
+            answer = ask()
+        except Unavailable:
+            with self._lock:
+                if name in self._known:
+                    return self._known[name]
+            raise
+        except RMAdapterError:
+            with self._lock:
+                self._known.pop(name, None)
+            raise
+        with self._lock:
+            self._known[name] = answer
+            self._known.move_to_end(name)
+            if len(self._known) > self._limit:
+                self._known.popitem(last=False)
+        return answer

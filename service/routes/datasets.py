@@ -1,0 +1,118 @@
+"""/v1/datasets: data sets and their pictures."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from fastapi import APIRouter, File, Form, UploadFile
+
+from adapters.errors import BadImage
+from adapters.pixels import decode
+from service.archives import ArchiveLimits, Rejected, read_archive
+from service.auth import CurrentTenant, Reach
+from service.errors import Invalid, Problem
+from service.routes.paging import Cursor, Limit, PageOut
+from service.schemas import DatasetOut, Named, RejectedOut, UploadOut
+from service.services import Services, image_limits
+from training.data import Sample
+
+router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
+
+_MAX_LABEL = 100  # characters
+
+
+@router.post("", status_code=201)
+def create_dataset(reach: Reach, tenant: CurrentTenant, body: Named) -> DatasetOut:
+    return DatasetOut.of(reach.registry.datasets.create(tenant, body.name))
+
+
+@router.get("")
+def list_datasets(
+    reach: Reach, tenant: CurrentTenant, limit: Limit = 100, cursor: Cursor = None
+) -> PageOut[DatasetOut]:
+    page = reach.registry.datasets.page(tenant, limit, cursor)
+    return PageOut(items=[DatasetOut.of(d) for d in page.items], cursor=page.cursor)
+
+
+@router.get("/{dataset}")
+def get_dataset(reach: Reach, tenant: CurrentTenant, dataset: str) -> DatasetOut:
+    return DatasetOut.of(reach.registry.datasets.get(tenant, dataset))
+
+
+@router.delete("/{dataset}", status_code=204)
+def delete_dataset(reach: Reach, tenant: CurrentTenant, dataset: str) -> None:
+    reach.registry.datasets.delete(tenant, dataset)
+
+
+@router.post("/{dataset}/images")
+def upload_images(
+    reach: Reach,
+    tenant: CurrentTenant,
+    dataset: str,
+    label: Annotated[str | None, Form()] = None,
+    files: Annotated[list[UploadFile] | None, File()] = None,
+    archive: Annotated[UploadFile | None, File()] = None,
+) -> UploadOut:
+    """Stores what is good and lists what is not: `label` with `files`, or one `archive` (zip or tar,
+    a folder a class)."""
+    reach.registry.datasets.get(tenant, dataset)
+    accepted, rejected = 0, []
+    for item in _incoming(reach, label, files or [], archive):
+        outcome = _store(reach, tenant, dataset, item)
+        accepted += outcome is None
+        if outcome is not None:
+            rejected.append(outcome)
+    if not accepted:
+        problems = [Problem(r.file, r.reason) for r in rejected]
+        raise Invalid("no picture was good", *(problems or [Problem("files", "none were sent")]))
+    return UploadOut(
+        accepted=accepted,
+        rejected=[RejectedOut(file=r.file, reason=r.reason) for r in rejected],
+        labels=reach.registry.datasets.get(tenant, dataset).labels,
+    )
+
+
+def _incoming(
+    reach: Services, label: str | None, files: list[UploadFile], archive: UploadFile | None
+) -> Iterable[Sample | Rejected]:
+    if (archive is None) == (not files):
+        raise Invalid(
+            "send either files with a label, or one archive", Problem("files", "required")
+        )
+    if archive is not None:
+        settings = reach.settings
+        limits = ArchiveLimits(
+            settings.max_archive_entries, settings.max_archive_bytes, settings.max_image_bytes
+        )
+        return read_archive(archive.file, limits)
+    if label is None:
+        raise Invalid("files need a label", Problem("label", "required"))
+    _check_label(label)
+    return _labelled(label.strip(), files)
+
+
+def _labelled(label: str, files: list[UploadFile]) -> Iterator[Sample]:
+    for file in files:
+        yield Sample(label, file.filename or "", file.file.read())
+
+
+def _store(reach: Services, tenant: str, dataset: str, item: Sample | Rejected) -> Rejected | None:
+    """None when the picture is stored, else why it is not."""
+    if isinstance(item, Rejected):
+        return item
+    name = str(PurePosixPath(item.label) / item.name)
+    try:
+        _check_label(item.label)
+        decode(item.data, reach.clip.spec, image_limits(reach.settings))
+    except (BadImage, Invalid) as error:
+        return Rejected(name, str(error))
+    other = reach.registry.datasets.add(tenant, dataset, item)
+    return None if other is None else Rejected(name, f"the same picture is in class {other!r}")
+
+
+def _check_label(label: str) -> None:
+    if not label.strip() or len(label) > _MAX_LABEL or not label.isprintable():
+        raise Invalid(
+            f"a label has 1 to {_MAX_LABEL} printable characters",
+            Problem("label", repr(label[:120])),
+        )

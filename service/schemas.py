@@ -1,0 +1,241 @@
+"""The JSON of the HTTP contract."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.params import FitParams
+from service.registry.adapters import Adapter, Version
+from service.registry.datasets import Dataset
+from service.registry.jobs import Job
+from service.registry.tenants import Tenant
+
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S")]
+AdapterName = Annotated[
+    str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+]
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Named(_In):
+    """A new tenant or data set."""
+
+    name: Name
+
+
+class TenantOut(BaseModel):
+    tenant: str
+    name: str
+    created_at: str
+
+    @classmethod
+    def of(cls, tenant: Tenant) -> "TenantOut":
+        return cls(tenant=tenant.id, name=tenant.name, created_at=tenant.created_at)
+
+
+class KeyOut(BaseModel):
+    """The key is shown this once."""
+
+    tenant: str
+    api_key: str
+
+
+class DatasetOut(BaseModel):
+    dataset: str
+    name: str
+    created_at: str
+    images: int
+    labels: dict[str, int]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "DatasetOut":
+        return cls(
+            dataset=dataset.id,
+            name=dataset.name,
+            created_at=dataset.created_at,
+            images=sum(dataset.labels.values()),
+            labels=dataset.labels,
+        )
+
+
+class RejectedOut(BaseModel):
+    file: str
+    reason: str
+
+
+class UploadOut(BaseModel):
+    accepted: int
+    rejected: list[RejectedOut]
+    labels: dict[str, int]
+
+
+class JobIn(_In):
+    dataset: str
+    adapter: AdapterName
+    params: FitParams = FitParams()
+    publish: bool | Literal["if_better"] = True
+
+
+class ProgressOut(BaseModel):
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+
+
+class JobOut(BaseModel):
+    job: str
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    dataset: str
+    adapter: str
+    params: dict[str, Any]
+    publish: bool | Literal["if_better"]
+    progress: ProgressOut | None
+    metrics: dict[str, Any] | None
+    version: int | None
+    published: bool | None
+    error: str | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+
+    @classmethod
+    def of(cls, job: Job) -> "JobOut":
+        return cls(
+            job=job.id,
+            state=job.state,
+            dataset=job.spec.dataset,
+            adapter=job.spec.adapter,
+            params=job.spec.params,
+            publish=job.spec.publish,
+            progress=ProgressOut(**job.progress) if job.progress else None,
+            metrics=job.metrics,
+            version=job.version if job.state == "succeeded" else None,
+            published=job.published,
+            error=job.error,
+            created_at=job.created_at,
+            started_at=job.started_at,
+            finished_at=job.finished_at,
+        )
+
+
+class VersionOut(BaseModel):
+    version: int
+    live: bool
+    artifact_sha256: str
+    bytes: int
+    model: str
+    classes: list[str]
+    template: str
+    created_at: str
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of(cls, version: Version, live: int | None) -> "VersionOut":
+        return cls(
+            version=version.number,
+            live=version.number == live,
+            artifact_sha256=version.sha256,
+            bytes=version.bytes,
+            model=version.clip,
+            classes=list(version.classes),
+            template=version.template,
+            created_at=version.created_at,
+            metrics=version.metrics,
+        )
+
+
+class AdapterOut(BaseModel):
+    adapter: str
+    live: int | None
+    versions: list[VersionOut]
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> "AdapterOut":
+        versions = [VersionOut.of(version, adapter.live) for version in adapter.versions]
+        return cls(adapter=adapter.name, live=adapter.live, versions=versions)
+
+
+class LiveIn(_In):
+    version: int = Field(ge=1)
+
+
+class ImageIn(_In):
+    b64: str
+    file: str | None = Field(None, max_length=300, description="a name for the answer")
+
+
+class ClassifyIn(_In):
+    """`classes` unset: the adapter's own. `adapter` unset: zero-shot."""
+
+    images: list[ImageIn] = []
+    classes: list[str] | None = None
+    adapter: str | None = None
+    version: int | None = Field(None, ge=1)
+    template: str | None = Field(None, max_length=200)
+    top_k: int | None = Field(None, ge=1)
+    min_score: float | None = Field(None, ge=0, le=1)
+
+
+class PredictionOut(BaseModel):
+    label: str
+    score: float
+
+
+class ResultOut(BaseModel):
+    file: str
+    label: str | None
+    predictions: list[PredictionOut]
+    error: str | None = None
+
+
+class ClassifyOut(BaseModel):
+    model: str
+    adapter: str | None
+    version: int | None
+    artifact_sha256: str | None
+    results: list[ResultOut]
+
+
+class EmbeddingsIn(_In):
+    """OpenAI's request shape; `input` holds texts, or pictures as data URIs."""
+
+    input: Annotated[list[str], Field(min_length=1, max_length=1000)] | str
+    adapter: str | None = None
+    version: int | None = Field(None, ge=1)
+    model: str | None = Field(None, description="read by clients of OpenAI's; there is one model")
+    encoding_format: Literal["float"] = "float"
+
+
+class EmbeddingOut(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float]
+
+
+class UsageOut(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsOut(BaseModel):
+    object: Literal["list"] = "list"
+    model: str
+    adapter: str | None
+    version: int | None
+    data: list[EmbeddingOut]
+    usage: UsageOut
+
+
+class ProblemOut(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] = []

@@ -1,0 +1,82 @@
+"""Everything that a request can reach, made once from the settings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from adapters.bank import Bank
+from adapters.clip import FrozenCLIP, Precision, load_clip
+from adapters.pixels import ImageLimits
+from service.backends import TorchBackend
+from service.classifier import Classifier, Limits
+from service.engine import Engine
+from service.recall import Recall
+from service.registry import Registry, open_registry
+from service.registry.adapters import Version
+from service.settings import Settings
+from service.tiers import Tiers
+from training.fit import default_settings
+
+_REDIS_URL = "redis://127.0.0.1:6379/0"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What handlers work with."""
+
+    settings: Settings
+    registry: Registry
+    clip: FrozenCLIP
+    engine: Engine
+    classifier: Classifier
+    keys: Recall[str]
+    versions: Recall[Version]
+
+
+def registry_of(settings: Settings) -> Registry:
+    blobs = settings.blob_url or (Path(settings.data_dir) / "blobs").absolute().as_uri()
+    return open_registry(settings.redis_url or _REDIS_URL, blobs, settings)
+
+
+def clip_of(settings: Settings) -> FrozenCLIP:
+    """Raises UnsupportedModel."""
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision: Precision = "bf16" if device.startswith("cuda") else "fp32"
+    if settings.precision != "auto":
+        precision = settings.precision
+    return load_clip(settings.model, settings.pretrained, device, precision)
+
+
+def image_limits(settings: Settings) -> ImageLimits:
+    return ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+
+
+def open_services(settings: Settings, clip: FrozenCLIP | None = None) -> Services:
+    """Loads the CLIP, if none is given; the engine is not started yet."""
+    clip = clip or clip_of(settings)
+    registry = registry_of(settings)
+    bank = _bank(settings, clip)
+    engine = Engine(TorchBackend(clip, bank), settings.max_batch, settings.max_queued_rows)
+    tiers = Tiers(engine, clip, bank.slots, settings.host_adapters, registry.blobs.get)
+    limits = Limits(
+        image_limits(settings),
+        settings.max_images,
+        settings.max_classes,
+        settings.request_seconds,
+    )
+    classifier = Classifier(
+        clip, engine, tiers, limits, settings.decode_threads, settings.text_features
+    )
+    return Services(settings, registry, clip, engine, classifier, Recall(), Recall())
+
+
+def _bank(settings: Settings, clip: FrozenCLIP) -> Bank:
+    """As many slots as the memory budget holds, and two at least."""
+    adapter = default_settings(clip).adapter
+    place = (settings.bank_rank, adapter.image_first, adapter.text_first)
+    size = Bank.slot_bytes(clip.image, clip.text, *place)
+    slots = max(2, settings.bank_bytes // size) + 1  # and the frozen CLIP's
+    return Bank(clip.image, clip.text, slots, *place, clip.device)

@@ -1,0 +1,59 @@
+"""Every setting of the service, once: `RMADAPTER_*` environment variables."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read once at the start and handed down; nothing else reads the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="RMADAPTER_", frozen=True)
+
+    host: str = Field("127.0.0.1", description="address that the API listens on")
+    port: int = Field(8000, description="its port")
+    data_dir: Path = Field(
+        Path.home() / ".rmadapter", description="where `up` keeps Redis, blobs and keys"
+    )
+    redis_url: str | None = Field(None, description="redis:// or unix://; unset: a private one")
+    blob_url: str | None = Field(None, description="file:// or s3://; unset: in the data directory")
+    admin_key: SecretStr | None = Field(None, description="unset: `up` makes one")
+
+    model: str = Field("bundled", description="'bundled', or an open_clip model such as ViT-B-16")
+    pretrained: str | None = Field(None, description="its open_clip tag or weights file")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA")
+    backend: Literal["auto", "torch"] = Field("auto", description="what runs the model")
+
+    bank_bytes: int = Field(256 * 2**20, description="device memory for adapters")
+    bank_rank: int = Field(32, description="the largest rank an adapter may have")
+    host_adapters: int = Field(1024, description="adapters kept in host memory behind the bank")
+    text_features: int = Field(100_000, description="class features kept in memory")
+    max_batch: int = Field(32, description="rows of one batch")
+    max_queued_rows: int = Field(1024, description="rows waiting for the device, all tenants")
+    decode_threads: int = Field(4, description="pictures decoded at once")
+    request_seconds: float = Field(30.0, description="a classify request's deadline")
+
+    max_body_bytes: int = Field(256 * 2**20, description="a request's body")
+    max_image_bytes: int = Field(20 * 2**20, description="one picture as sent")
+    max_image_pixels: int = Field(50_000_000, description="one picture unpacked")
+    max_images: int = Field(256, description="pictures of one classify request")
+    max_classes: int = Field(1000, description="class names of one request")
+    max_archive_entries: int = Field(20_000, description="files of one uploaded archive")
+    max_archive_bytes: int = Field(2 * 2**30, description="one uploaded archive unpacked")
+    min_images: int = Field(1, description="pictures a class needs for a fit")
+    max_tenant_images: int = Field(200_000, description="pictures of one tenant")
+    max_open_jobs: int = Field(20, description="jobs of one tenant that are queued or running")
+    tenant_parallel_jobs: int = Field(2, description="of these, how many workers may share at once")
+
+    def environment(self) -> dict[str, str]:
+        """These settings as the environment of a child process."""
+        plain = self.model_dump(exclude_none=True)
+        return {
+            f"RMADAPTER_{name.upper()}": (
+                value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            )
+            for name, value in plain.items()
+        }

@@ -1,0 +1,186 @@
+"""`rmadapter up`: Redis, a worker and the API on one machine, and their keys in the data directory."""
+
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from pydantic import SecretStr
+
+from adapters.errors import RMAdapterError
+from service.app import create_app
+from service.errors import Unauthorized
+from service.redis_server import RedisServer
+from service.registry import Registry
+from service.services import open_services
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0  # how often it is looked whether Redis and the worker still run
+_WORKER_STOP_SECONDS = 10.0  # then the fit in hand is left for the next start
+_GRACE_SECONDS = 30  # accepted requests are finished within it
+
+
+def up(settings: Settings) -> None:
+    """Runs everything until a signal."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings, admin_key_is_new = _with_admin_key(settings)
+    with _embedded_redis(settings) as settings, _listening(settings) as listener:
+        host, port = listener.getsockname()[:2]
+        with _worker(settings):
+            services = open_services(settings)
+            _ensure_default_tenant(services.registry, settings.data_dir)
+            url = f"http://{host}:{port}"
+            print(f"rmadapter is up: {url} (docs at {url}/docs), model {services.clip.name}")
+            if admin_key_is_new and settings.admin_key:
+                print(f"admin key, shown this once: {settings.admin_key.get_secret_value()}")
+            print(f"keys and data lie in {settings.data_dir}", flush=True)
+            serve_app(create_app(services), listener)
+
+
+def serve_app(app: "uvicorn.config.ASGIApplication | object", listener: socket.socket) -> None:
+    """Serves until SIGINT or SIGTERM, then finishes what it accepted."""
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        log_level="warning",
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    """Bound before anything is started: a port in use is told at once."""
+    with listen(settings) as listener:
+        yield listener
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The API's socket; port 0: any free one.
+
+    Raises:
+        RMAdapterError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise RMAdapterError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror};"
+            " another --port may be free"
+        ) from error
+    return listener
+
+
+@contextmanager
+def _embedded_redis(settings: Settings) -> Iterator[Settings]:
+    if settings.redis_url:
+        yield settings
+        return
+    server = RedisServer(settings.data_dir / "redis")
+    server.start()
+    done = threading.Event()
+    keeper = threading.Thread(target=_keep_redis, args=(server, done), daemon=True)
+    keeper.start()
+    try:
+        yield settings.model_copy(update={"redis_url": server.url})
+    finally:
+        done.set()
+        keeper.join()
+        server.stop()
+
+
+def _keep_redis(server: RedisServer, done: threading.Event) -> None:
+    while not done.wait(_LOOK_SECONDS):
+        if not server.running:
+            log.warning("Redis ended; it is started again")
+            try:
+                server.start()
+            except RMAdapterError as error:
+                log.error("%s", error)
+
+
+@contextmanager
+def _worker(settings: Settings) -> Iterator[None]:
+    """A worker process, started again when it dies."""
+    done = threading.Event()
+    keeper = threading.Thread(target=_keep_worker, args=(settings, done), daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        keeper.join()
+
+
+def _keep_worker(settings: Settings, done: threading.Event) -> None:
+    process = _start_worker(settings)
+    while not done.wait(_LOOK_SECONDS):
+        if process.poll() is not None:
+            log.warning("the worker ended (%s); it is started again", process.returncode)
+            process = _start_worker(settings)
+    process.terminate()
+    try:
+        process.wait(_WORKER_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _start_worker(settings: Settings) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "service", "worker"]
+    environment = os.environ | settings.environment()
+    return subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603
+
+
+def _with_admin_key(settings: Settings) -> tuple[Settings, bool]:
+    """The admin key of the settings, else that of the data directory, else a new one there."""
+    if settings.admin_key is not None:
+        return settings, False
+    file = settings.data_dir / "admin.key"
+    new = not file.exists()
+    if new:
+        write_secret(file, f"rma_admin_{secrets.token_urlsafe(24)}")
+    key = SecretStr(file.read_text().strip())
+    return settings.model_copy(update={"admin_key": key}), new
+
+
+def _ensure_default_tenant(registry: Registry, data_dir: Path) -> None:
+    """A tenant `default`, whose key lies in default.key for the other commands."""
+    file = data_dir / "default.key"
+    try:
+        if file.exists():
+            registry.tenants.authenticate(file.read_text().strip())
+            return
+    except Unauthorized:
+        log.warning("the key in %s is not known; a new one is made", file)
+    write_secret(file, _default_key(registry))
+
+
+def _default_key(registry: Registry) -> str:
+    cursor = None
+    while True:
+        page = registry.tenants.page(1000, cursor)
+        for tenant in page.items:
+            if tenant.name == "default":
+                return registry.tenants.rotate(tenant.id)
+        if page.cursor is None:
+            return registry.tenants.create("default")[1]
+        cursor = page.cursor
+
+
+def write_secret(file: Path, text: str) -> None:
+    """For its owner's eyes alone, from the first byte on."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(text + "\n")

@@ -1,0 +1,164 @@
+"""The worker: takes jobs from the queue, fits, hands over. One warm process, one CLIP.
+
+What it must know of records and blobs is a `Desk`, which the service gives it.
+"""
+
+import logging
+import threading
+import traceback
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import dramatiq
+from dramatiq.brokers.redis import RedisBroker
+
+from adapters.bank import AdapterWeights, export
+from adapters.clip import FrozenCLIP
+from adapters.errors import RMAdapterError
+from training.data import ImageSet
+from training.evaluation import evaluate_and_fit
+from training.fit import FitSettings, Progress
+from training.jobs import ACTOR, QUEUE, FitJob
+
+log = logging.getLogger(__name__)
+
+_SWEEP_SECONDS = 5.0  # how often jobs that a crash left unsent are looked for
+_RENEW_SECONDS = 2.0  # a lease lasts 8
+_STOP_MS = 10 * 60 * 1000  # a stopping worker ends its fit first; a second signal kills it
+
+
+class Cancelled(Exception):
+    """The fit was told to stop."""
+
+
+class LeaseLost(Exception):
+    """Another worker has the job: this one has nothing more to say about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One claimed job: its pictures, decoded, and its settings."""
+
+    images: ImageSet
+    settings: FitSettings
+    data_digest: str  # of the pictures as they were sent
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a fit gave."""
+
+    weights: AdapterWeights
+    classes: tuple[str, ...]
+    settings: FitSettings
+    logit_scale: float
+    data_digest: str
+    metrics: dict[str, Any]
+
+
+class Desk(Protocol):
+    """Where jobs come from and results go; the service implements it."""
+
+    def claim(self, job: FitJob) -> bool:
+        """Takes a job; False when there is nothing left to do."""
+
+    def load(self, job: FitJob) -> Task:
+        """What a claimed job is about."""
+
+    def renew(self, job: FitJob) -> bool:
+        """Says that the job is still worked on; False when another worker has it."""
+
+    def progress(self, job: FitJob, progress: Progress) -> bool:
+        """Shows how far it is; True when it should stop."""
+
+    def finish(self, job: FitJob, outcome: Outcome) -> None:
+        """Stores and publishes the result, once however often it is called."""
+
+    def fail(self, job: FitJob, reason: str) -> None:
+        """Ends the job with a reason fit for its owner."""
+
+    def cancelled(self, job: FitJob) -> None:
+        """Ends the job as cancelled."""
+
+    def sweep(self) -> None:
+        """Sends what a crash left unsent."""
+
+
+def run(broker: RedisBroker, clip: FrozenCLIP, desk: Desk, stop: threading.Event) -> None:
+    """Works until `stop`; then ends the job in hand and leaves the others in the queue."""
+
+    @dramatiq.actor(broker=broker, queue_name=QUEUE, actor_name=ACTOR)
+    def fit_actor(tenant: str, job: str) -> None:
+        work(clip, desk, FitJob(tenant, job))
+
+    worker = dramatiq.Worker(broker, queues={QUEUE}, worker_threads=1)
+    worker.queue_prefetch = 1  # what one worker holds, another cannot take
+    worker.start()
+    log.info("worker ready: %s on %s", clip.name, clip.device)
+    while not stop.wait(_SWEEP_SECONDS):
+        try:
+            desk.sweep()
+        except RMAdapterError as error:  # Redis is away: the queue's own threads wait for it too
+            log.warning("sweep: %s", error)
+    worker.stop(timeout=_STOP_MS)
+
+
+def work(clip: FrozenCLIP, desk: Desk, job: FitJob) -> None:
+    """One job from claim to end. Whatever goes wrong ends it with a reason."""
+    try:
+        if desk.claim(job):
+            with _Lease(desk, job) as lease:
+                desk.finish(job, _fit(clip, desk, job, lease))
+    except LeaseLost:
+        log.warning("job %s went to another worker", job.job)
+    except Cancelled:
+        desk.cancelled(job)
+    except RMAdapterError as error:
+        desk.fail(job, str(error))
+    except Exception:
+        log.error("job %s broke:\n%s", job.job, traceback.format_exc())
+        desk.fail(job, "the fit broke; the worker's log has the reason")
+
+
+def _fit(clip: FrozenCLIP, desk: Desk, job: FitJob, lease: "_Lease") -> Outcome:
+    def on_progress(progress: Progress) -> None:
+        if lease.lost.is_set():
+            raise LeaseLost
+        if desk.progress(job, progress):
+            raise Cancelled
+
+    task = desk.load(job)
+    fitted, evaluation = evaluate_and_fit(clip, task.images, task.settings, on_progress)
+    return Outcome(
+        export(fitted),
+        task.images.classes,
+        task.settings,
+        evaluation.logit_scale,
+        task.data_digest,
+        evaluation.to_dict(),
+    )
+
+
+class _Lease:
+    """Keeps a job's lease from a thread of its own while the fit runs."""
+
+    def __init__(self, desk: Desk, job: FitJob) -> None:
+        self._desk, self._job = desk, job
+        self._done, self.lost = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    def __enter__(self) -> "_Lease":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        while not self._done.wait(_RENEW_SECONDS):
+            try:
+                if not self._desk.renew(self._job):
+                    self.lost.set()
+            except RMAdapterError as error:
+                log.warning("lease of %s: %s", self._job.job, error)
