@@ -1,1 +1,1 @@
-"""The model: the frozen CLIP, RMAdapter, the bank of adapters, the artifact file. No I/O but files."""
+"""The model: the frozen CLIP, RMAdapter, the bank of adapters, the artifact file."""

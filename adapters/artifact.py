@@ -1,8 +1,8 @@
 """An adapter as one safetensors file: the adaptation branch, and a header that says all about it.
 
-The header's metadata holds `format`, `format_version`, `manifest` (JSON) and `checksum`, the
-SHA-256 of manifest and tensor bytes. Never pickle. Nothing in a file is trusted before its
-checksum, its CLIP and its shapes are.
+The header's metadata has one entry, `rmadapter`, so that the same adapter gives the same bytes: JSON
+with `format_version`, `manifest` (JSON text) and `checksum`, the SHA-256 of manifest and tensors.
+Never pickle. Nothing in a file is trusted before its checksum, its CLIP and its shapes are.
 """
 
 import hashlib
@@ -59,15 +59,14 @@ def encode(artifact: Artifact) -> bytes:
         for tower in _TOWERS
         for name in _TENSORS
     }
-    names = Manifest.__slots__  # type: ignore[attr-defined]
+    names = Manifest.__slots__
     manifest = json.dumps({name: getattr(artifact.manifest, name) for name in names})
-    metadata = {
-        "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
-        "manifest": manifest,
+    header = {
+        "format_version": FORMAT_VERSION,
         "checksum": _checksum(manifest, tensors),
+        "manifest": manifest,
     }
-    return save(tensors, metadata)
+    return save(tensors, {FORMAT: json.dumps(header)})
 
 
 def decode(data: bytes) -> Artifact:
@@ -76,21 +75,20 @@ def decode(data: bytes) -> Artifact:
     Raises:
         BadArtifact: cut short, changed, or of an unknown format; says which.
     """
-    metadata = _metadata(data)
-    if metadata.get("format") != FORMAT:
-        raise BadArtifact("the file is not an rmadapter artifact")
-    if metadata.get("format_version") != str(FORMAT_VERSION):
+    header = _header(data)
+    if header.get("format_version") != FORMAT_VERSION:
         raise BadArtifact(
-            f"the file has format version {metadata.get('format_version')};"
+            f"the file has format version {header.get('format_version')};"
             f" this release reads {FORMAT_VERSION}"
         )
     try:
         tensors = load(data)
     except SafetensorError as error:
         raise BadArtifact("the file is cut short or changed") from error
-    if metadata.get("checksum") != _checksum(metadata.get("manifest", ""), tensors):
+    manifest = str(header.get("manifest"))
+    if header.get("checksum") != _checksum(manifest, tensors):
         raise BadArtifact("the file's checksum does not match: it was changed")
-    return _artifact(metadata["manifest"], tensors)
+    return _artifact(manifest, tensors)
 
 
 def check_clip(manifest: Manifest, clip: FrozenCLIP) -> None:
@@ -107,16 +105,17 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _metadata(data: bytes) -> dict[str, str]:
+def _header(data: bytes) -> dict[str, Any]:
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(_MAX_HEADER, len(data) - 8):
         raise BadArtifact("the file is cut short or not a safetensors file")
     try:
-        header = json.loads(data[8 : 8 + length])
-        metadata = header.get("__metadata__", {})
-        return {str(key): str(value) for key, value in metadata.items()}
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise BadArtifact("the file's header cannot be read") from error
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][FORMAT])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadArtifact("the file is not an rmadapter artifact") from error
+    if not isinstance(header, dict):
+        raise BadArtifact("the file is not an rmadapter artifact")
+    return header
 
 
 def _artifact(manifest_json: str, tensors: dict[str, Tensor]) -> Artifact:

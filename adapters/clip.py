@@ -45,7 +45,8 @@ class ConvStem(nn.Module):
         self.proj = nn.Conv2d(channels, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(self.net.forward_features(x))  # type: ignore[no-any-return]
+        features = self.net.forward_features(x)  # type: ignore[operator]
+        return self.proj(features)  # type: ignore[no-any-return]
 
 
 class FrozenCLIP:

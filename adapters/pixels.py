@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from adapters.errors import BadImage
 
@@ -21,7 +21,7 @@ _RESAMPLING = {
 
 @dataclass(frozen=True, slots=True)
 class PixelSpec:
-    """How a model wants its pixels: shortest side to `size`, centre crop, then (x/255 − mean)/std."""
+    """What a model wants: shortest side to `size`, centre crop, then (x/255 − mean)/std."""
 
     size: int
     mean: tuple[float, float, float]
@@ -67,7 +67,7 @@ def _open(data: bytes, limits: ImageLimits) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise BadImage(f"more than {limits.max_pixels:,} pixels") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise BadImage(f"not a picture in a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
         raise BadImage("the picture is broken or cut short") from error

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 from service.errors import Invalid, Problem, TooLarge
 from training.data import Sample
@@ -32,7 +32,7 @@ class ArchiveLimits:
     file_bytes: int
 
 
-def read_archive(file: BinaryIO, limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
+def read_archive(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
     """The pictures of an archive, each with its folder's name as label, and what was rejected.
 
     Raises:
@@ -52,7 +52,7 @@ def read_archive(file: BinaryIO, limits: ArchiveLimits) -> Iterator[Sample | Rej
         ) from error
 
 
-def _read_zip(file: BinaryIO, limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
+def _read_zip(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
     with zipfile.ZipFile(file) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         _check_count(len(entries), limits)
@@ -75,7 +75,7 @@ def _read_zip(file: BinaryIO, limits: ArchiveLimits) -> Iterator[Sample | Reject
             yield _sample(entry.filename, data, limits)
 
 
-def _read_tar(file: BinaryIO, limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
+def _read_tar(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
     with tarfile.open(fileobj=file, mode="r:*") as archive:
         count = total = 0
         for entry in archive:
@@ -109,7 +109,7 @@ def _reject(name: str, reason: str) -> Iterator[Rejected]:
         yield Rejected(name, reason)
 
 
-def _read(stream: "io.BufferedIOBase | BinaryIO", limits: ArchiveLimits) -> bytes | None:
+def _read(stream: IO[bytes], limits: ArchiveLimits) -> bytes | None:
     """At most one byte more than allowed, whatever the header says; None: too large."""
     data = stream.read(limits.file_bytes + 1)
     return None if len(data) > limits.file_bytes else data

@@ -1,4 +1,4 @@
-"""What runs the model: rows of any tenants in, features out. Called by the device's thread alone."""
+"""What runs the model: rows of any tenants in, features out. The device's thread alone calls it."""
 
 from collections.abc import Sequence
 from typing import Protocol

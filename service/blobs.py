@@ -9,7 +9,7 @@ from pathlib import Path
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import LocalStore, from_url
+from obstore.store import LocalStore, ObjectStore, from_url
 
 from service.errors import NotFound, Unavailable
 
@@ -20,6 +20,7 @@ class Blobs:
     """Bytes by path. `url`: file:///folder or s3://bucket/prefix."""
 
     def __init__(self, url: str) -> None:
+        self._store: ObjectStore
         if url.startswith("file://"):
             folder = Path(url.removeprefix("file://"))
             self._store = LocalStore(folder, mkdir=True, automatic_cleanup=True)

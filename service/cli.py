@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,7 +77,9 @@ def serve() -> None:
 
 
 @app.command()
-def worker() -> None:
+def worker(
+    parent: Annotated[int | None, typer.Option(hidden=True, help="end when it does")] = None,
+) -> None:
     """A training worker alone, against the same. SIGTERM: ends the fit in hand, then stops."""
     from service.desk import RegistryDesk
     from service.memory import keep_freed_memory
@@ -89,6 +92,8 @@ def worker() -> None:
         settings, stop = Settings(), threading.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: stop.set())
+        if parent is not None:
+            threading.Thread(target=_stop_with, args=(parent, stop), daemon=True).start()
         registry, clip = registry_of(settings), clip_of(settings)
         desk = RegistryDesk(registry, clip, image_limits(settings), settings.min_images)
         client = redis.Redis.from_url(settings.redis_url or "redis://127.0.0.1:6379/0")
@@ -228,6 +233,13 @@ def restore() -> None:
 
     with _errors():
         out.print(f"restored {run_restore(registry_of(Settings()))} tenants")
+
+
+def _stop_with(parent: int, stop: threading.Event) -> None:
+    """A parent that was killed cannot stop its children."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    stop.set()
 
 
 def follow(client: Client, job_id: str) -> Json:

@@ -16,7 +16,7 @@ _FILES_AT_ONCE = 32  # files of one upload, 100 MB of phone photos
 
 
 class ClientError(RMAdapterError):
-    """The service's refusal in its own words, or why it was not reached. `status` 0: not reached."""
+    """The service's refusal in its own words, or why it was not reached (`status` 0)."""
 
     def __init__(self, detail: str, status: int = 0) -> None:
         super().__init__(detail)

@@ -55,7 +55,7 @@ class FairQueue:
         self._size += len(rows)
 
     def take(self, most: int) -> list[Row]:
-        """Up to `most` rows, a row of each tenant in turn; rows that nobody waits for are left out."""
+        """Up to `most` rows, one of each tenant in turn; what nobody waits for is dropped."""
         taken: list[Row] = []
         while self._rows and len(taken) < most:
             tenant, rows = self._rows.popitem(last=False)

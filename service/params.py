@@ -26,6 +26,8 @@ class FitParams(BaseModel):
         settings = default_settings(clip, seed=self.seed, template=self.template)
         names = ("epochs", "learning_rate", "batch_size")
         changes = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.epochs is not None:
+            settings = replace(settings, min_steps=1)  # so many epochs were asked for
         if self.rank is not None:
             settings = replace(settings, adapter=replace(settings.adapter, rank=self.rank))
         return replace(settings, **changes)

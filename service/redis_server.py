@@ -40,6 +40,7 @@ class RedisServer:
         Raises:
             RMAdapterError: no server program, or it does not start; says where its log lies.
         """
+        self._end_orphan()
         log = (self._folder / "redis.log").open("ab")
         self._process = subprocess.Popen(  # noqa: S603
             self._command(), stdout=log, stderr=log, cwd=self._folder, start_new_session=True
@@ -53,6 +54,13 @@ class RedisServer:
                 time.sleep(0.02)
         self.stop()
         raise RMAdapterError(f"Redis did not start; see {self._folder / 'redis.log'}")
+
+    def _end_orphan(self) -> None:
+        """Ends the server that a crash of its parent left on this socket."""
+        try:
+            redis.Redis.from_url(self.url).shutdown()
+        except redis.RedisError:
+            return  # there is none
 
     def stop(self) -> None:
         if self._process is not None:

@@ -119,7 +119,7 @@ class Tiers:
             self._host.popitem(last=False)
 
     async def _take_slot(self) -> int:
-        """A free slot, or that of the adapter whose last use is longest ago and that none leases."""
+        """A free slot, or that of the least recently used adapter that none leases."""
         while not self._free:
             idle = next((sha for sha in self._resident if sha not in self._leases), None)
             if idle is not None:

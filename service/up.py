@@ -1,17 +1,20 @@
-"""`rmadapter up`: Redis, a worker and the API on one machine, and their keys in the data directory."""
+"""`rmadapter up`: Redis, a worker and the API on one machine, keys in the data directory."""
 
+import fcntl
 import logging
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 from pydantic import SecretStr
 
 from adapters.errors import RMAdapterError
@@ -31,25 +34,30 @@ _GRACE_SECONDS = 30  # accepted requests are finished within it
 
 def up(settings: Settings) -> None:
     """Runs everything until a signal."""
+    for name in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it has stopped
+        signal.signal(name, lambda *_: sys.exit(0))
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    settings, admin_key_is_new = _with_admin_key(settings)
-    with _embedded_redis(settings) as settings, _listening(settings) as listener:
+    with ExitStack() as stack:
+        stack.enter_context(_alone(settings.data_dir))
+        listener = stack.enter_context(listen(settings))
+        settings, admin_key_is_new = _with_admin_key(settings)
+        settings = stack.enter_context(_embedded_redis(settings))
+        stack.enter_context(_worker(settings))
+        services = open_services(settings)
+        _ensure_default_tenant(services.registry, settings.data_dir)
         host, port = listener.getsockname()[:2]
-        with _worker(settings):
-            services = open_services(settings)
-            _ensure_default_tenant(services.registry, settings.data_dir)
-            url = f"http://{host}:{port}"
-            print(f"rmadapter is up: {url} (docs at {url}/docs), model {services.clip.name}")
-            if admin_key_is_new and settings.admin_key:
-                print(f"admin key, shown this once: {settings.admin_key.get_secret_value()}")
-            print(f"keys and data lie in {settings.data_dir}", flush=True)
-            serve_app(create_app(services), listener)
+        url = f"http://{host}:{port}"
+        print(f"rmadapter is up: {url} (docs at {url}/docs), model {services.clip.name}")
+        if admin_key_is_new and settings.admin_key:
+            print(f"admin key, shown this once: {settings.admin_key.get_secret_value()}")
+        print(f"keys and data lie in {settings.data_dir}", flush=True)
+        serve_app(create_app(services), listener)
 
 
-def serve_app(app: "uvicorn.config.ASGIApplication | object", listener: socket.socket) -> None:
+def serve_app(app: FastAPI, listener: socket.socket) -> None:
     """Serves until SIGINT or SIGTERM, then finishes what it accepted."""
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         log_level="warning",
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
@@ -57,10 +65,18 @@ def serve_app(app: "uvicorn.config.ASGIApplication | object", listener: socket.s
 
 
 @contextmanager
-def _listening(settings: Settings) -> Iterator[socket.socket]:
-    """Bound before anything is started: a port in use is told at once."""
-    with listen(settings) as listener:
-        yield listener
+def _alone(data_dir: Path) -> Iterator[None]:
+    """One `up` a data directory: two Redis servers on one file would ruin it.
+
+    Raises:
+        RMAdapterError: another one runs.
+    """
+    with (data_dir / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RMAdapterError(f"another `rmadapter up` runs on {data_dir}") from error
+        yield
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -138,7 +154,7 @@ def _keep_worker(settings: Settings, done: threading.Event) -> None:
 
 
 def _start_worker(settings: Settings) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "service", "worker"]
+    command = [sys.executable, "-m", "service", "worker", "--parent", str(os.getpid())]
     environment = os.environ | settings.environment()
     return subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603
 

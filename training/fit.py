@@ -155,7 +155,7 @@ def steps_of(images: int, settings: FitSettings) -> tuple[int, int]:
 def cosines(
     clip: FrozenCLIP, prepared: Prepared, adapters: CLIPAdapters | None, rows: Tensor
 ) -> Tensor:
-    """Similarity of the pictures at `rows` to each class, float32 [M, C]; None: the frozen CLIP's."""
+    """Similarity of the pictures at `rows` to each class, float32 [M, C]; None: frozen CLIP."""
     rows = rows.to(clip.device)
     if adapters is None:
         return prepared.images.features[rows] @ prepared.text.features.T
@@ -234,7 +234,7 @@ def _optimise(
         for batch in order.split(settings.batch_size):
             loss = step_loss(rows[batch])
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             schedule.step()
             step += 1

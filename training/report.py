@@ -1,4 +1,4 @@
-"""What a fit is worth: accuracy with its interval, confusion, calibration, on pictures held back."""
+"""What a fit is worth on pictures held back: accuracy, its interval, confusion, calibration."""
 
 import math
 from dataclasses import asdict, dataclass

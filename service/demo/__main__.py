@@ -63,11 +63,13 @@ def split_photos() -> Split:
 
 def run() -> None:
     photos, clock = split_photos(), _Clock()
-    with tempfile.TemporaryDirectory(prefix="rmadapter-demo-") as folder:
-        with _service(Path(folder)) as client:
-            clock.lap("start of the service")
-            job = _fit(client, photos, clock)
-            table = _score(client, photos, clock)
+    with (
+        tempfile.TemporaryDirectory(prefix="rmadapter-demo-") as folder,
+        _service(Path(folder)) as client,
+    ):
+        clock.lap("start of the service")
+        job = _fit(client, photos, clock)
+        table = _score(client, photos, clock)
     out.print(table)
     _print_report(job, clock)
 

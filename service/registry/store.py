@@ -20,7 +20,7 @@ PREFIX = "rmadapter"
 _TIMEOUT = 5.0  # seconds; a record is read in under a millisecond
 
 
-class Store(redis.Redis):
+class Store(redis.Redis):  # type: ignore[misc]
     """Redis, with its errors translated."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -33,19 +33,21 @@ class Store(redis.Redis):
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
-class _Pipeline(Pipeline):  # type: ignore[type-arg]
+class _Pipeline(Pipeline):  # type: ignore[misc]
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         try:
-            return super().execute(raise_on_error)
+            answers: list[Any] = super().execute(raise_on_error)
+            return answers
         except (redis.ConnectionError, redis.TimeoutError) as error:
             raise Unavailable("Redis does not answer") from error
 
 
 def connect(url: str) -> Store:
     """Text in, text out. Connects at the first command."""
-    return Store.from_url(
+    store: Store = Store.from_url(
         url, decode_responses=True, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT
     )
+    return store
 
 
 def key(*parts: str) -> str:
@@ -58,7 +60,7 @@ def tenant_key(tenant: str, *parts: str) -> str:
 
 
 def new_id(kind: str) -> str:
-    """An id that sorts by the time it was made: kind_ + 11 hex digits of milliseconds + 10 random."""
+    """An id that sorts by its time: kind_ + 11 hex digits of milliseconds + 10 random."""
     return f"{kind}_{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)}"
 
 

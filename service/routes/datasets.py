@@ -53,8 +53,8 @@ def upload_images(
     files: Annotated[list[UploadFile] | None, File()] = None,
     archive: Annotated[UploadFile | None, File()] = None,
 ) -> UploadOut:
-    """Stores what is good and lists what is not: `label` with `files`, or one `archive` (zip or tar,
-    a folder a class)."""
+    """Stores what is good and lists what is not: `label` with `files`, or one `archive`
+    (zip or tar, a folder a class)."""
     reach.registry.datasets.get(tenant, dataset)
     accepted, rejected = 0, []
     for item in _incoming(reach, label, files or [], archive):

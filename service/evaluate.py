@@ -1,0 +1,404 @@
+"""`rmadapter evaluate …`: the method beside its peers, under the field's protocols."""
+
+# ruff: noqa: PLR0913, PLR0917 - a command's options are its arguments
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from adapters.errors import RMAdapterError
+from service.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from adapters.clip import FrozenCLIP
+    from training.fit import FitSettings
+    from training.protocols import OnFit, Plan, Result
+
+evaluate_app = typer.Typer(no_args_is_help=True, help="Accuracy beside peers and the paper.")
+
+out, err = Console(), Console(stderr=True)
+
+_ALL = "zero-shot,lp++,tip-adapter-f,clip-lora,mma,rmadapter"
+
+Data = Annotated[Path, typer.Option(help="a zip, a folder a class, or CoOp's layout")]
+Source = Annotated[Path, typer.Option("--data", help="what to train on, as in base-to-novel")]
+Targets = Annotated[list[Path], typer.Option("--target", help="what to test on; repeatable")]
+Methods = Annotated[str, typer.Option(help="names, by commas")]
+Seeds = Annotated[str, typer.Option(help="numbers, by commas")]
+Shots = Annotated[int, typer.Option(min=1, help="training pictures a class")]
+Model = Annotated[str, typer.Option(help="bundled, or open_clip's name")]
+Pretrained = Annotated[str | None, typer.Option(help="open_clip's tag or a file")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, …")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines")]
+Plot = Annotated[Path | None, typer.Option(help="writes a picture of the results, PNG")]
+Ablation = Literal["losses", "sharing", "layers"]
+
+
+@evaluate_app.command("base-to-novel")
+def base_to_novel(
+    data: Data,
+    methods: Methods = _ALL,
+    seeds: Seeds = "1,2,3",
+    shots: Shots = 16,
+    model: Model = "bundled",
+    pretrained: Pretrained = None,
+    device: Device = "cpu",
+    ablation: Annotated[Ablation | None, typer.Option(help="the paper's rows instead")] = None,
+    as_json: AsJson = False,
+    plot: Plot = None,
+) -> None:
+    """Trains on the first half of the classes, tests on both halves.
+
+    Example: rmadapter evaluate base-to-novel --data caltech101.zip --plot novel.png
+    """
+    with _errors():
+        from training.protocols import base_to_novel, read_dataset
+
+        clip = _clip(model, pretrained, device)
+        plan = _ablation(clip, ablation) if ablation else _plan(clip, methods)
+        numbers = _numbers(seeds)
+        with _bar(len(plan) * len(numbers)) as on_fit:
+            results = base_to_novel(read_dataset(clip, data), plan, shots, numbers, on_fit)
+        _show(results, as_json, plot, "both" if ablation == "losses" else "rmadapter")
+
+
+@evaluate_app.command("few-shot")
+def few_shot(
+    data: Data,
+    methods: Methods = _ALL,
+    seeds: Seeds = "1,2,3",
+    shots: Annotated[str, typer.Option(help="numbers, by commas")] = "1,2,4,8,16",
+    model: Model = "bundled",
+    pretrained: Pretrained = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    plot: Plot = None,
+) -> None:
+    """Trains and tests on all classes, at several numbers of pictures.
+
+    Example: rmadapter evaluate few-shot --data caltech101.zip --shots 1,4,16
+    """
+    with _errors():
+        from training.protocols import few_shot_accuracy, read_dataset
+
+        clip = _clip(model, pretrained, device)
+        plan, numbers, curve = _plan(clip, methods), _numbers(seeds), _numbers(shots)
+        results: list[Result] = []
+        with _bar(len(plan) * len(numbers) * len(curve)) as on_fit:
+            source = read_dataset(clip, data)
+            for count in curve:
+                results += few_shot_accuracy(source, plan, count, numbers, on_fit)
+        _show(results, as_json, plot)
+
+
+@evaluate_app.command("cross-dataset")
+def cross_dataset(
+    data: Source,
+    target: Targets,
+    methods: Methods = _ALL,
+    seeds: Seeds = "1,2,3",
+    shots: Shots = 16,
+    model: Model = "bundled",
+    pretrained: Pretrained = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    plot: Plot = None,
+) -> None:
+    """Trains on one data set, tests on others among their own names.
+
+    Example: rmadapter evaluate cross-dataset --data imagenet --target dtd --target eurosat
+    """
+    with _errors():
+        clip = _clip(model, pretrained, device)
+        results = _transfer(clip, data, target, methods, _numbers(seeds), shots, same=False)
+        _show(results, as_json, plot)
+
+
+@evaluate_app.command("domain-generalization")
+def domain_generalization(
+    data: Source,
+    target: Targets,
+    methods: Methods = _ALL,
+    seeds: Seeds = "1,2,3",
+    shots: Shots = 16,
+    model: Model = "bundled",
+    pretrained: Pretrained = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    plot: Plot = None,
+) -> None:
+    """Trains on one look of some classes, tests on other looks of the same.
+
+    Example: rmadapter evaluate domain-generalization --data photo.zip --target sketch.zip
+    """
+    with _errors():
+        clip = _clip(model, pretrained, device)
+        results = _transfer(clip, data, target, methods, _numbers(seeds), shots, same=True)
+        _show(results, as_json, plot)
+
+
+@evaluate_app.command()
+def paper(
+    data: Annotated[Path, typer.Option(help="the folder that holds CoOp's data sets")],
+    output: Annotated[Path, typer.Option(help="one JSON line a data set")] = Path("paper.jsonl"),
+    methods: Methods = "rmadapter",
+    seeds: Seeds = "1,2,3",
+    shots: Shots = 16,
+    model: Model = "ViT-B-16",
+    pretrained: Pretrained = "openai",
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """The paper's base-to-novel table, a row as each data set finishes; goes on where it stopped.
+
+    Example: rmadapter evaluate paper --data DIR --model ViT-B-16 --pretrained openai
+    """
+    with _errors():
+        from training.published import DATA_SETS
+
+        folders = [name for name in DATA_SETS if (data / name).is_dir()]
+        if not folders:
+            raise RMAdapterError(f"{data} has none of {', '.join(DATA_SETS)}")
+        run: dict[str, Any] = {"model": model, "pretrained": pretrained}
+        run |= {"methods": methods, "seeds": seeds, "shots": shots}
+        done = _finished(output, run)
+        if len(done.keys() & set(folders)) < len(folders):
+            clip = _clip(model, pretrained, device)
+        for folder in folders:
+            if folder not in done:
+                results = _paper_row(clip, data / folder, methods, _numbers(seeds), shots)
+                line = {"data_set": folder, "run": run, "results": results}
+                with output.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                done[folder] = results
+            if not as_json:
+                _print_paper_row(folder, done[folder])
+        if as_json:
+            rows = [{"data_set": f} | result for f in folders for result in done[f]]
+            print(json.dumps({"results": rows}, indent=2))
+
+
+def _paper_row(
+    clip: "FrozenCLIP", folder: Path, methods: str, seeds: list[int], shots: int
+) -> list[dict[str, Any]]:
+    from training.protocols import base_to_novel, read_dataset
+
+    plan = _plan(clip, methods)
+    with _bar(len(plan) * len(seeds)) as on_fit:
+        results = base_to_novel(read_dataset(clip, folder), plan, shots, seeds, on_fit)
+    return [_plain(result) for result in results]
+
+
+def _finished(output: Path, run: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """What an earlier start of the same run wrote; a line cut short is as if not there."""
+    done: dict[str, list[dict[str, Any]]] = {}
+    for line in output.read_text().splitlines() if output.exists() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row["run"] == run:
+            done[row["data_set"]] = row["results"]
+    return done
+
+
+def _print_paper_row(folder: str, results: list[dict[str, Any]]) -> None:
+    from training.published import DATA_SETS
+
+    name, theirs = DATA_SETS[folder]
+    for r in results:
+        ours = f"{r['base']:.2%} / {r['novel']:.2%} / {r['hm']:.2%}"
+        line = f"{name:<13} {r['method']:<14} {ours}"
+        if r["method"] == "rmadapter":
+            line += f"   paper: {theirs.base:.2f} / {theirs.novel:.2f} / {theirs.hm:.2f}"
+        out.print(line, highlight=False, soft_wrap=True)
+
+
+def _transfer(
+    clip: "FrozenCLIP",
+    data: Path,
+    targets: list[Path],
+    methods: str,
+    seeds: list[int],
+    shots: int,
+    same: bool,
+) -> "list[Result]":
+    from training.protocols import check_same_classes, read_dataset, transfer
+
+    plan = _plan(clip, methods)
+    with _bar(len(plan) * len(seeds)) as on_fit:
+        source = read_dataset(clip, data)
+        others = {path.stem: read_dataset(clip, path) for path in targets}
+        if same:
+            check_same_classes(source, others)
+        return transfer(source, others, plan, shots, seeds, on_fit)
+
+
+def _clip(model: str, pretrained: str | None, device: str) -> "FrozenCLIP":
+    keep_freed_memory()
+    from adapters.clip import load_clip
+
+    return load_clip(model, pretrained, device)
+
+
+def _plan(clip: "FrozenCLIP", methods: str) -> "Plan":
+    from training.baselines import METHODS, Fitted, Pool, fit_method, method_settings
+
+    settings = method_settings(clip)
+    names = [name.strip() for name in methods.split(",")]
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise RMAdapterError(f"no method {unknown[0]!r}; there are {', '.join(METHODS)}")
+
+    def fit_of(name: str) -> Callable[[Pool, int], Fitted]:
+        return lambda train, seed: fit_method(name, clip, train, settings, seed)
+
+    return {name: fit_of(name) for name in names}
+
+
+def _ablation(clip: "FrozenCLIP", ablation: Ablation) -> "Plan":
+    from training.baselines import Fitted, Pool, fit_adapters
+
+    def fit_of(settings: "FitSettings") -> Callable[[Pool, int], Fitted]:
+        return lambda train, seed: fit_adapters(clip, train, replace(settings, seed=seed))
+
+    return {label: fit_of(settings) for label, settings in ablation_rows(clip, ablation).items()}
+
+
+def ablation_rows(clip: "FrozenCLIP", ablation: Ablation) -> "dict[str, FitSettings]":
+    """The paper's rows (`training.published.ABLATIONS`) as settings; a shared up-projection, its
+    third way of sharing, is not built."""
+    from training.fit import default_settings
+
+    default = default_settings(clip)
+    adapter, full = default.adapter, default.losses
+    if ablation == "sharing":
+        shared = {"independent": False, "shared down": True}
+        return {
+            label: replace(default, adapter=replace(adapter, shared_down=value))
+            for label, value in shared.items()
+        }
+    if ablation == "layers":
+        return {
+            label: replace(default, adapter=replace(adapter, reconstruction_layers=layers))
+            for label, layers in (("one", 1), ("two", 2), ("three", 3))
+        }
+    no_image, no_text = {"image_reconstruction": 0.0}, {"text_reconstruction": 0.0}
+    consistency = replace(full, **no_image, **no_text)
+    losses = {
+        "neither": replace(consistency, image_consistency=0.0, text_consistency=0.0),
+        "consistency only": consistency,
+        "+ text reconstruction": replace(full, **no_image),
+        "+ visual reconstruction": replace(full, **no_text),
+        "both": full,
+    }
+    return {label: replace(default, losses=weights) for label, weights in losses.items()}
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise RMAdapterError(f"{text!r} is not numbers separated by commas") from error
+
+
+def _plain(result: "Result") -> dict[str, Any]:
+    return {key: value for key, value in result.to_dict().items() if key != "confusion"}
+
+
+def _show(
+    results: "list[Result]", as_json: bool, plot: Path | None, method: str = "rmadapter"
+) -> None:
+    from training.protocols import differences
+
+    gaps = differences(results, method)
+    if plot is not None:
+        _draw(results, plot)
+    if as_json:
+        plain = {"results": [_plain(r) for r in results]}
+        print(json.dumps(plain | {"differences": [gap.to_dict() for gap in gaps]}, indent=2))
+        return
+    out.print(_table(results))
+    for gap in gaps:
+        interval = "" if gap.interval is None else _range(gap.interval, 100, " points")
+        where = f" on {gap.target}" if gap.target else ""
+        line = f"{gap.method} − {gap.peer}{where}: {100 * gap.mean:+.2f} {interval}"
+        out.print(line, highlight=False)
+
+
+def _table(results: "Sequence[Result]") -> Table:
+    table = Table("method", "shots", "target", "base", "novel", "hm", "seconds", "parameters")
+    for r in results:
+        table.add_row(
+            r.method,
+            str(r.shots),
+            r.target or "",
+            f"{r.base:.2%} {_range(r.base_ci)}",
+            "" if r.novel is None or r.novel_ci is None else f"{r.novel:.2%} {_range(r.novel_ci)}",
+            "" if r.hm is None else f"{r.hm:.2%}",
+            f"{r.seconds:.1f}",
+            f"{r.parameters:,}",
+        )
+    if not any(r.target for r in results):
+        table.columns.pop(2)
+    return table
+
+
+def _range(interval: tuple[float, float], times: float = 100, unit: str = "") -> str:
+    return f"({interval[0] * times:.1f}…{interval[1] * times:.1f}{unit})"
+
+
+def _draw(results: "Sequence[Result]", file: Path) -> None:
+    """The curve or the bars on the left, the confusion matrix of the last row on the right."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise RMAdapterError("--plot needs matplotlib: pip install 'rmadapter[plot]'") from error
+    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    if results[0].novel is not None:
+        for r in results:
+            left.plot(100 * r.base, 100 * (r.novel or 0), "o", label=r.method)
+        left.set(xlabel="base accuracy, %", ylabel="novel accuracy, %")
+    else:
+        for key in dict.fromkeys((r.method, r.target) for r in results):
+            line = [r for r in results if (r.method, r.target) == key]
+            label = " on ".join(part for part in key if part)
+            left.plot([r.shots for r in line], [100 * r.base for r in line], "o-", label=label)
+        left.set(xlabel="shots", ylabel="accuracy, %")
+    left.legend()
+    last = next((r for r in reversed(results) if r.method == "rmadapter"), results[-1])
+    right.imshow(last.confusion, cmap="Blues")
+    right.set(xlabel="called", ylabel="true", title=f"{last.method}, {last.shots} shots")
+    figure.savefig(file, dpi=120)
+
+
+@contextmanager
+def _bar(total: int) -> "Iterator[OnFit]":
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=err) as bar:
+        task = bar.add_task("reading pictures", total=total)
+
+        def on_fit(label: str, seed: int) -> None:
+            bar.update(task, advance=1, description=f"{label}, seed {seed}")
+
+        yield on_fit
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """One line on stderr and exit code 1 for everything that can go wrong by itself."""
+    try:
+        yield
+    except (RMAdapterError, OSError) as error:
+        err.print(f"[red]error:[/] {error}", highlight=False)
+        sys.exit(1)

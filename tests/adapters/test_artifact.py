@@ -1,0 +1,120 @@
+"""An artifact is read back whole, or refused with the reason."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from adapters.artifact import Artifact, Manifest, check_clip, decode, encode, sha256
+from adapters.clip import FrozenCLIP
+from adapters.errors import BadArtifact
+from tests.conftest import random_weights
+
+
+@pytest.fixture(scope="module")
+def artifact(clip: FrozenCLIP) -> Artifact:
+    manifest = Manifest(
+        clip=clip.name,
+        fingerprint=clip.fingerprint,
+        tenant="tenant_1",
+        adapter="flowers",
+        version=3,
+        classes=("rose", "tulip", "Küchenschelle"),
+        template="a photo of a {}.",
+        logit_scale=31.5,
+        image_first=3,
+        text_first=2,
+        created_at="2026-01-01T00:00:00.000Z",
+        info={"metrics": {"adapted": {"accuracy": 0.9}}},
+    )
+    return Artifact(manifest, random_weights(clip, 1))
+
+
+@pytest.fixture(scope="module")
+def data(artifact: Artifact) -> bytes:
+    return encode(artifact)
+
+
+def rewritten(data: bytes, tensors: dict | None = None, **changes: object) -> bytes:
+    """The file with other tensors or another header, the checksum as it was."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["rmadapter"])
+    return save(tensors or load(data), {"rmadapter": json.dumps(header | changes)})
+
+
+def test_a_file_is_read_back_as_it_was_written(artifact: Artifact, data: bytes) -> None:
+    again = decode(data)
+    assert again.manifest == artifact.manifest
+    for tower in ("image", "text"):
+        for name in ("down", "down_bias", "up", "up_bias"):
+            ours, theirs = (getattr(getattr(a.weights, tower), name) for a in (again, artifact))
+            assert torch.equal(ours, theirs)
+
+
+def test_the_same_adapter_gives_the_same_bytes(artifact: Artifact, data: bytes) -> None:
+    assert sha256(encode(artifact)) == sha256(data)
+
+
+def test_the_file_holds_no_tensor_of_the_reconstruction_branch(data: bytes) -> None:
+    parts = ("down", "down_bias", "up", "up_bias")
+    assert set(load(data)) == {f"{tower}.{part}" for tower in ("image", "text") for part in parts}
+
+
+@pytest.mark.parametrize("part", [0.0, 0.0001, 0.01, 0.5, 0.999])
+def test_a_file_cut_short_anywhere_is_refused(data: bytes, part: float) -> None:
+    with pytest.raises(BadArtifact):
+        decode(data[: int(len(data) * part)])
+
+
+def test_a_changed_byte_is_refused_wherever_it_is(data: bytes) -> None:
+    for place in range(8, len(data), len(data) // 40):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        with pytest.raises(BadArtifact):
+            decode(bytes(changed))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"format_version": 2}, "format version 2; this release reads 1"),
+        ({"format_version": None}, "format version None"),
+        ({"manifest": "{}"}, "checksum does not match"),
+    ],
+)
+def test_other_headers_are_refused_with_the_reason(
+    data: bytes, changes: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(BadArtifact, match=reason):
+        decode(rewritten(data, **changes))
+
+
+def test_swapped_tensors_are_refused(data: bytes) -> None:
+    tensors = load(data)
+    tensors["image.down"] = tensors["image.down"] * 2
+    with pytest.raises(BadArtifact, match="checksum does not match"):
+        decode(rewritten(data, tensors))
+
+
+@pytest.mark.parametrize("header", ["[]", "null", "{", "1"])
+def test_another_tools_file_is_refused(data: bytes, header: str) -> None:
+    for metadata in ({"rmadapter": header}, {"format": "pt"}, None):
+        with pytest.raises(BadArtifact, match=r"not an rmadapter artifact|format version"):
+            decode(save(load(data), metadata))
+
+
+@pytest.mark.parametrize("junk", [b"", b"PK\x03\x04", b"\xff" * 8, b"\x80\x04pickle", b"{" * 100])
+def test_anything_else_is_refused(junk: bytes) -> None:
+    with pytest.raises(BadArtifact):
+        decode(junk)
+
+
+def test_an_adapter_of_another_clip_is_refused_naming_both(
+    artifact: Artifact, clip: FrozenCLIP
+) -> None:
+    check_clip(artifact.manifest, clip)
+    with pytest.raises(BadArtifact, match="was fitted on ViT-B-16/openai .*, not on bundled"):
+        other = replace(artifact.manifest, clip="ViT-B-16/openai", fingerprint="0" * 64)
+        check_clip(other, clip)

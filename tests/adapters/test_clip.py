@@ -1,0 +1,114 @@
+"""The frozen CLIP in parts is open_clip's own CLIP."""
+
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from packaging.requirements import Requirement
+from torch.nn import functional as F
+
+from adapters.clip import FrozenCLIP, load_clip
+from adapters.errors import BadClasses, UnsupportedModel
+from training.data import ImageSet
+
+PROMPTS = ["a photo of a crab.", "a photo of a wild cat in the tall grass."]
+
+
+@pytest.fixture(scope="module", params=["bundled", "ViT-B-16"])
+def any_clip(request: pytest.FixtureRequest, clip: FrozenCLIP) -> FrozenCLIP:
+    """The bundled one, and ViT-B/16 with random weights."""
+    if request.param == "bundled":
+        return clip
+    torch.manual_seed(0)
+    return load_clip("ViT-B-16", pretrained=None)
+
+
+@torch.inference_mode()
+def open_clips_own(clip: FrozenCLIP, pixels: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in (clip.spec.mean, clip.spec.std))
+    return clip.model.encode_image((pixels.float() - mean) / std, normalize=True)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+@torch.inference_mode()
+def test_pictures_cut_anywhere_are_open_clips_to_the_bit(
+    any_clip: FrozenCLIP, images: ImageSet, part: float
+) -> None:
+    pixels = images.pixels[:4]
+    first = 1 + int(part * any_clip.image.blocks)
+    ours = any_clip.image_upper(any_clip.image_lower(pixels, first), first)
+    assert torch.equal(ours, open_clips_own(any_clip, pixels))
+
+
+@torch.inference_mode()
+def test_prompts_cut_to_the_longest_are_open_clips_at_full_length(any_clip: FrozenCLIP) -> None:
+    ids = any_clip.tokenize(PROMPTS)
+    full = F.pad(ids, (0, any_clip.context_length - ids.shape[1]))
+    exact = any_clip.model.encode_text(full, normalize=True)
+    for first in range(1, any_clip.text.blocks + 2):
+        ours = any_clip.text_upper(any_clip.text_lower(ids, first), ids, first)
+        assert (ours - exact).abs().max() < 1e-6
+
+
+def test_tokens_are_open_clips_cut_to_the_longest(clip: FrozenCLIP) -> None:
+    ids = clip.tokenize(PROMPTS)
+    full = open_clip.get_tokenizer("ViT-B-16")(PROMPTS)
+    assert torch.equal(ids, full[:, : ids.shape[1]])
+    assert not full[:, ids.shape[1] :].any()
+
+
+def test_a_prompt_past_the_context_is_named(clip: FrozenCLIP) -> None:
+    with pytest.raises(BadClasses, match=r"crab crab.* tokens, more than this model's 32"):
+        clip.tokenize(["crab " * 40])
+
+
+def test_the_models_weights_are_frozen(clip: FrozenCLIP) -> None:
+    assert not any(p.requires_grad for p in clip.model.parameters())
+
+
+def test_the_fingerprint_tells_weights_apart() -> None:
+    torch.manual_seed(0)
+    one = load_clip("ViT-B-32", pretrained=None)
+    other = load_clip("ViT-B-32", pretrained=None)
+    assert one.fingerprint != other.fingerprint
+    assert len(one.fingerprint) == 64
+
+
+@pytest.mark.parametrize("name", ["RN50", "coca_ViT-B-32"])
+def test_other_towers_are_refused_with_what_is_supported(name: str) -> None:
+    with pytest.raises(UnsupportedModel, match="supported: the bundled CLIP, and open_clip's ViT"):
+        load_clip(name, pretrained=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained"), [("ViT-B-16", "no-such-tag"), ("no-such-model", None)]
+)
+def test_unknown_models_and_weights_are_refused(name: str, pretrained: str | None) -> None:
+    with pytest.raises(UnsupportedModel, match=name):
+        load_clip(name, pretrained)
+
+
+def test_openais_weights_get_the_activation_they_were_trained_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = {}
+
+    def remember(name: str, pretrained: str, **options: bool) -> None:
+        asked.update(options)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(open_clip, "create_model", remember)
+    with pytest.raises(UnsupportedModel):
+        load_clip("ViT-B-16", "openai")
+    assert asked["force_quick_gelu"] is True
+
+
+def test_open_clip_is_in_the_range_that_is_pinned() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    pins = [Requirement(line) for line in project["project"]["dependencies"]]
+    pin = next(pin for pin in pins if pin.name == "open_clip_torch")
+    assert version("open_clip_torch") in pin.specifier
+    assert {spec.operator for spec in pin.specifier} == {">=", "<"}

@@ -1,0 +1,103 @@
+"""One function makes pixels of bytes, and it is the one that CLIP was trained with."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+from adapters.errors import BadImage
+from adapters.pixels import ImageLimits, PixelSpec, decode
+from training.data import Sample
+
+SPEC = PixelSpec(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+OPEN_CLIPS = Compose([Resize(224, InterpolationMode.BICUBIC), CenterCrop(224)])
+
+
+def picture(width: int, height: int, kind: str = "JPEG", **options: object) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "size", [(224, 224), (300, 200), (200, 301), (97, 1013), (1023, 767), (225, 224), (3, 2)]
+)
+def test_pixels_are_open_clips_to_the_bit(size: tuple[int, int]) -> None:
+    data = picture(*size)
+    expected = np.asarray(OPEN_CLIPS(Image.open(io.BytesIO(data)).convert("RGB")))
+    assert np.array_equal(decode(data, SPEC), expected.transpose(2, 0, 1))
+
+
+def test_carried_photos_are_open_clips_to_the_bit(samples: list[Sample]) -> None:
+    for sample in samples[::10]:
+        expected = np.asarray(OPEN_CLIPS(Image.open(io.BytesIO(sample.data)).convert("RGB")))
+        assert np.array_equal(decode(sample.data, SPEC), expected.transpose(2, 0, 1))
+
+
+def test_a_phones_rotation_is_applied() -> None:
+    upright = Image.open(io.BytesIO(picture(300, 200, "PNG")))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    stream = io.BytesIO()
+    upright.save(stream, "PNG", exif=exif)
+    turned = io.BytesIO()
+    upright.transpose(Image.Transpose.ROTATE_270).save(turned, "PNG")
+    assert np.array_equal(decode(stream.getvalue(), SPEC), decode(turned.getvalue(), SPEC))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_the_known_formats_are_read(kind: str) -> None:
+    assert decode(picture(30, 40, kind), SPEC).shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    stream = io.BytesIO()
+    image = Image.new("RGB", (30, 40), "red").convert("L" if mode == "I;16" else mode)
+    image.save(stream, "JPEG" if mode == "CMYK" else "PNG")
+    assert decode(stream.getvalue(), SPEC).shape == (3, 224, 224)
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that says it has 60,000 × 60,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"not a picture", "not a picture in a known format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture in a known format"),
+        (picture(300, 200)[:2000], "broken or cut short"),
+        (picture(300, 200, "PNG")[:2000], "broken or cut short"),
+        (picture(300, 200, "TIFF"), "not a picture in a known format"),
+        (bomb(), "more than 50,000,000 pixels"),
+        (picture(1, 2000, "PNG"), "too narrow"),
+    ],
+    ids=["empty", "text", "svg", "cut jpeg", "cut png", "tiff", "bomb", "strip"],
+)
+def test_what_is_not_a_picture_is_refused_with_the_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(BadImage, match=reason):
+        decode(data, SPEC)
+
+
+def test_bytes_and_pixels_have_a_limit() -> None:
+    data = picture(30, 40)
+    with pytest.raises(BadImage, match="bytes, more than the 100 allowed"):
+        decode(data, SPEC, ImageLimits(max_bytes=100))
+    with pytest.raises(BadImage, match="30×40 is more than 1,199 pixels"):
+        decode(data, SPEC, ImageLimits(max_pixels=1199))

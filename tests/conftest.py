@@ -1,0 +1,193 @@
+"""What tests share: one CLIP, the carried photos, a real Redis, the service over real HTTP."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import uvicorn
+from pydantic import SecretStr
+
+from adapters.bank import AdapterWeights, export
+from adapters.clip import FrozenCLIP, load_clip
+from adapters.rmadapter import CLIPAdapters
+from service.app import create_app
+from service.client import Client
+from service.demo.__main__ import PHOTOS
+from service.memory import keep_freed_memory
+from service.redis_server import RedisServer
+from service.services import Services, open_services
+from service.settings import Settings
+from service.up import listen
+from training.data import ImageSet, Sample, image_set, read_samples
+from training.fit import default_settings
+
+ADMIN_KEY = "an-admin-key-for-tests"
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def clip() -> FrozenCLIP:
+    keep_freed_memory()
+    return load_clip()
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[Sample]:
+    """The carried photos: 8 classes, 24 each."""
+    return list(read_samples(PHOTOS))
+
+
+@pytest.fixture(scope="session")
+def images(clip: FrozenCLIP, samples: list[Sample]) -> ImageSet:
+    return image_set(samples, clip.spec)
+
+
+@pytest.fixture(scope="session")
+def few(images: ImageSet) -> ImageSet:
+    """Six photos of each of three classes: enough to fit in a second or two."""
+    rows = torch.cat([(images.labels == c).nonzero().squeeze(1)[:6] for c in range(3)])
+    return ImageSet(images.pixels[rows], images.labels[rows], images.classes[:3])
+
+
+@pytest.fixture(scope="session")
+def caltech() -> Path:
+    return shared_file("caltech101.zip")
+
+
+def shared_file(name: str) -> Path:
+    """A file of the shared data; says what is skipped without it."""
+    file = SHARED / name
+    if not file.exists():
+        pytest.skip(f"needs ../shared/data/{name}")
+    return file
+
+
+def random_adapters(clip: FrozenCLIP, seed: int, **changes: int) -> CLIPAdapters:
+    """Adapters with weights that matter, as if fitted."""
+    settings = default_settings(clip)
+    torch.manual_seed(seed)
+    from dataclasses import replace
+
+    adapters = CLIPAdapters(clip.image, clip.text, replace(settings.adapter, **changes))
+    for name, parameter in adapters.named_parameters():
+        if ".up." in name or name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.05)
+    return adapters.requires_grad_(False).to(clip.device)
+
+
+def random_weights(clip: FrozenCLIP, seed: int, **changes: int) -> AdapterWeights:
+    return export(random_adapters(clip, seed, **changes))
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis of the whole session, started here, on a private socket."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def settings(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(
+        port=0,
+        redis_url=redis_url,
+        blob_url=tmp_path_factory.mktemp("blobs").as_uri(),
+        data_dir=tmp_path_factory.mktemp("data"),
+        admin_key=SecretStr(ADMIN_KEY),
+        max_body_bytes=30 * 2**20,
+        max_image_pixels=4_000_000,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """A running API server."""
+
+    url: str
+    services: Services
+
+    def admin(self) -> Client:
+        return Client(self.url, ADMIN_KEY)
+
+    def new_tenant(self, name: str = "a tenant") -> Client:
+        with self.admin() as admin:
+            made = admin.call("POST", "/v1/tenants", json={"name": name})
+        client = Client(self.url, made["api_key"])
+        client.tenant = made["tenant"]
+        return client
+
+
+def start_api(settings: Settings, clip: FrozenCLIP) -> Iterator[Api]:
+    """An API server on a free port, in a thread, over real HTTP."""
+    services = open_services(settings, clip)
+    listener = listen(settings)
+    server = uvicorn.Server(uvicorn.Config(create_app(services), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    wait_for(lambda: server.started)
+    yield Api(f"http://127.0.0.1:{listener.getsockname()[1]}", services)
+    server.should_exit = True
+    thread.join()
+    listener.close()
+
+
+@pytest.fixture(scope="session")
+def api(settings: Settings, clip: FrozenCLIP) -> Iterator[Api]:
+    yield from start_api(settings, clip)
+
+
+def start_worker(settings: Settings, log: Path) -> "subprocess.Popen[bytes]":
+    """A worker process that is ready for jobs."""
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "worker"],
+            env=os.environ | settings.environment(),
+            stdout=stream,
+            stderr=stream,
+        )
+    wait_for(lambda: "worker ready" in log.read_text() or process.poll() is not None)
+    assert process.poll() is None, log.read_text()
+    return process
+
+
+@pytest.fixture(scope="session")
+def worker(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    process = start_worker(settings, tmp_path_factory.mktemp("worker") / "log")
+    yield
+    process.terminate()
+    process.wait(60)
+
+
+def wait_for(condition, seconds: float = 120.0) -> None:
+    """Until the condition holds; fails when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def upload(client: Client, samples: list[Sample], name: str = "photos") -> str:
+    """A data set of these samples."""
+    dataset = client.create_dataset(name)
+    for label in sorted({sample.label for sample in samples}):
+        files = [("files", (s.name, s.data)) for s in samples if s.label == label]
+        path = f"/v1/datasets/{dataset}/images"
+        client.call("POST", path, data={"label": label}, files=files)
+    return dataset
+
+
+def run_job(client: Client, dataset: str, adapter: str, **options) -> dict:
+    """Starts a fit and follows it to its end."""
+    job = client.create_job(dataset, adapter, **options)
+    for event in client.job_events(job["job"]):
+        job = event
+    return job

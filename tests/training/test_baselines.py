@@ -1,0 +1,189 @@
+"""Each peer against what its paper states."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from adapters.classify import zero_shot_features
+from adapters.clip import FrozenCLIP
+from adapters.config import LossWeights, TowerShape
+from adapters.errors import RMAdapterError, UnsupportedModel
+from adapters.rmadapter import CLIPAdapters
+from training.baselines import (
+    METHODS,
+    LinearProbe,
+    LoRA,
+    LoRASettings,
+    MethodSettings,
+    Pool,
+    TipSettings,
+    cache_logits,
+    fit_method,
+    fit_tip,
+    make_pool,
+    method_settings,
+    prepare_pool,
+    trained_parameters,
+)
+from training.data import ImageSet
+from training.fit import default_settings, prepare
+
+OTHERS = ("a starfish", "an umbrella")
+
+
+@pytest.fixture(scope="module")
+def pool(clip: FrozenCLIP, few: ImageSet) -> Pool:
+    return make_pool(clip, few)
+
+
+@pytest.fixture(scope="module")
+def settings(clip: FrozenCLIP) -> MethodSettings:
+    """Few steps: what is tested is not how good a fit is."""
+    fit = replace(default_settings(clip), epochs=2, min_steps=2)
+    return replace(method_settings(clip), fit=fit, lora=LoRASettings(steps_per_shot=1))
+
+
+def zero_shot(clip: FrozenCLIP, pool: Pool, classes) -> torch.Tensor:
+    return pool.features @ zero_shot_features(clip, classes).T
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_answers_for_fitted_and_for_other_names(clip, pool, settings, name):
+    fitted = fit_method(name, clip, pool, settings, seed=1)
+    base, novel = fitted.cosines(pool, pool.classes), fitted.cosines(pool, OTHERS)
+    assert base.shape == (len(pool), 3)
+    assert novel.shape == (len(pool), 2)
+    assert base.isfinite().all()
+    assert (fitted.parameters > 0) == (name != "zero-shot")
+
+
+@pytest.mark.parametrize("name", ["lp++", "tip-adapter-f"])
+def test_methods_bound_to_their_classes_are_zero_shot_on_others(clip, pool, settings, name):
+    fitted = fit_method(name, clip, pool, settings, seed=1)
+    assert torch.equal(fitted.cosines(pool, OTHERS), zero_shot(clip, pool, OTHERS))
+
+
+@pytest.mark.parametrize("name", ["clip-lora", "rmadapter"])
+def test_the_same_seed_gives_the_same_fit(clip, pool, settings, name):
+    one, two = (fit_method(name, clip, pool, settings, seed=3) for _ in range(2))
+    assert torch.equal(one.cosines(pool, pool.classes), two.cosines(pool, pool.classes))
+
+
+def test_an_unknown_method_is_named_with_those_there_are(clip, pool, settings):
+    with pytest.raises(RMAdapterError, match=r"coop.*tip-adapter-f"):
+        fit_method("coop", clip, pool, settings, seed=1)
+
+
+def test_a_pool_without_tokens_answers_as_one_with_them(clip, pool, settings):
+    fitted = fit_method("rmadapter", clip, pool, settings, seed=1)
+    bare = Pool(pool.images, None, pool.features)
+    expected = fitted.cosines(pool, pool.classes)
+    torch.testing.assert_close(fitted.cosines(bare, pool.classes), expected)
+
+
+def test_a_pool_is_prepared_as_the_pictures_themselves_are(clip, few, pool, settings):
+    ours, theirs = prepare_pool(clip, pool, settings.fit), prepare(clip, few, settings.fit)
+    torch.testing.assert_close(ours.images.tokens, theirs.images.tokens)
+    torch.testing.assert_close(ours.images.features, theirs.images.features)
+    assert torch.equal(ours.labels, theirs.labels)
+
+
+def test_lp_starts_at_the_class_means_blended_with_text(clip, pool):
+    text = zero_shot_features(clip, pool.classes)
+    probe = LinearProbe(pool.features, pool.labels, text, 250.0)
+    means = torch.stack([pool.features[pool.labels == c].mean(0) for c in range(3)])
+    torch.testing.assert_close(probe.weight.data, 6 * means)  # six shots
+    own = torch.stack([(pool.features[pool.labels == c] @ text[c]).mean() for c in range(3)])
+    torch.testing.assert_close(probe.alpha.data, (250 * own.mean()).expand(3))
+    expected = pool.features @ (6 * means).T + probe.alpha.data * (pool.features @ text.T)
+    torch.testing.assert_close(probe(pool.features).data, expected)
+
+
+def test_lp_learns_its_training_pictures(clip, pool, settings):
+    fitted = fit_method("lp++", clip, pool, settings, seed=1)
+    right = fitted.cosines(pool, pool.classes).argmax(1) == pool.labels
+    assert right.float().mean() > 0.95
+    assert fitted.parameters == 3 * pool.features.shape[1] + 3 + 3
+
+
+def test_tip_adapter_untrained_is_the_papers_cache_formula(clip, pool, settings):
+    plan = replace(settings, tip=TipSettings(epochs=0, search=False))
+    fitted = fit_tip(clip, pool, plan, seed=1)
+    values = torch.eye(3)[pool.labels]
+    affinity = pool.features @ pool.features.T
+    cache = 1.0 * torch.exp(-5.5 * (1 - affinity)) @ values
+    expected = clip.logit_scale * zero_shot(clip, pool, pool.classes) + cache
+    torch.testing.assert_close(fitted.cosines(pool, pool.classes), expected)
+    assert fitted.parameters == pool.features.numel()
+
+
+def test_a_cache_of_the_picture_itself_adds_alpha_to_its_class():
+    key = nn.functional.normalize(torch.ones(1, 4), dim=1)
+    logits = cache_logits(key, key, torch.tensor([[0.0, 1.0]]), alpha=2.0, beta=5.5)
+    torch.testing.assert_close(logits, torch.tensor([[0.0, 2.0]]))
+
+
+def test_lora_starts_as_zero_shot(clip, pool, settings):
+    plan = replace(settings, lora=LoRASettings(steps_per_shot=0))
+    fitted = fit_method("clip-lora", clip, pool, plan, seed=1)
+    expected = zero_shot(clip, pool, pool.classes)
+    actual = fitted.cosines(pool, pool.classes)
+    torch.testing.assert_close(actual, expected, atol=2e-6, rtol=0)
+
+
+def test_lora_adapts_q_k_and_v_of_every_block_of_both_towers(clip):
+    lora = LoRA(clip, LoRASettings())
+    assert len(lora.attentions) == clip.image.blocks + clip.text.blocks
+    shapes = {tuple(p.shape) for p in lora.attentions[0].parameters()}
+    assert shapes == {(3, 2, clip.image.width), (3, clip.image.width, 2)}
+
+
+def test_a_lora_step_changes_every_update_and_leaves_the_clip_as_it_was(clip, pool):
+    before = [block.attn for block in clip.model.visual.transformer.resblocks]
+    frozen = zero_shot(clip, pool, pool.classes)
+    lora = LoRA(clip, LoRASettings(dropout=0.0))
+    ids = clip.tokenize(list(pool.classes))
+    with lora.injected():
+        seen = clip.image_upper(pool.tokens, 1)
+        named = clip.text_upper(clip.text_lower(ids, 1), ids, 1)
+        nn.functional.cross_entropy(clip.logit_scale * seen @ named.T, pool.labels).backward()
+    for attention in lora.attentions:
+        assert all(part.abs().sum() > 0 for part in attention.up.grad)
+    assert [block.attn for block in clip.model.visual.transformer.resblocks] == before
+    assert torch.equal(zero_shot(clip, pool, pool.classes), frozen)
+    assert not any(p.requires_grad for p in clip.model.parameters())
+
+
+def test_lora_on_an_attention_without_joint_weights_is_an_error(clip, monkeypatch):
+    monkeypatch.setattr(clip.model.transformer.resblocks[0], "attn", nn.Identity())
+    with pytest.raises(UnsupportedModel, match="in_proj_weight"):
+        LoRA(clip, LoRASettings())
+
+
+def test_mma_trains_no_reconstruction_branch(clip, pool, settings):
+    mma = fit_method("mma", clip, pool, settings, seed=1)
+    ours = fit_method("rmadapter", clip, pool, settings, seed=1)
+    config = settings.fit.adapter
+    blocks = ((clip.image, config.image_first), (clip.text, config.text_first))
+    plain = sum(
+        (shape.blocks - first + 1) * (2 * shape.width * 32 + shape.width + 32)
+        for shape, first in blocks
+    )
+    assert mma.parameters == plain
+    assert ours.parameters > plain
+
+
+def test_mma_answers_as_an_rmadapter_whose_lambdas_are_zero(clip, pool, settings):
+    mma = fit_method("mma", clip, pool, settings, seed=1)
+    free = replace(settings, fit=replace(settings.fit, losses=LossWeights(0, 0, 0, 0)))
+    ours = fit_method("rmadapter", clip, pool, free, seed=1)
+    assert torch.equal(mma.cosines(pool, OTHERS), ours.cosines(pool, OTHERS))
+
+
+def test_the_reconstruction_branch_has_the_papers_size_on_vit_b_16(clip):
+    config = replace(default_settings(clip).adapter, image_first=5, text_first=5)
+    adapters = CLIPAdapters(TowerShape(768, 12), TowerShape(512, 12), config)
+    extra = trained_parameters(adapters, True) - trained_parameters(adapters, False)
+    assert extra == 8 * 32 * (768 + 512) + 8 * (768 + 512) + 16 * (32 * 32 + 32)  # 354,816

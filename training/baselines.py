@@ -1,0 +1,464 @@
+"""The peers: what else one could fit on the same frozen CLIP from the same pictures.
+
+Every method takes a `Pool` and gives a `Fitted`. A pool holds the input of the first block, so that
+pictures pass the patch embedding (the bundled CLIP's costly part) once for all methods.
+
+Where a method is bound to the classes that it was fitted on (LP++, Tip-Adapter-F), other names get
+the frozen CLIP's zero-shot answer: their papers give no other path.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adapters.classify import prompts, zero_shot_features
+from adapters.clip import FrozenCLIP
+from adapters.config import LossWeights
+from adapters.errors import RMAdapterError, UnsupportedModel
+from adapters.rmadapter import CLIPAdapters
+from training.data import ImageSet
+from training.fit import FitSettings, Frozen, Prepared, class_features, default_settings, fit_rows
+
+METHODS = ("zero-shot", "lp++", "tip-adapter-f", "clip-lora", "mma", "rmadapter")
+
+_CHUNK = 64  # pictures through the frozen blocks at a time
+_KEEP_BYTES = 2 << 30  # tokens above this are computed anew each time: ViT-B/16 at 3,500 pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Pictures that many methods read: pixels, and the input of block 1 where it fits in memory."""
+
+    images: ImageSet
+    tokens: Tensor | None  # float32 [N, T, d] on the device
+    features: Tensor  # frozen unit features, float32 [N, e] on the device
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def labels(self) -> Tensor:
+        return self.images.labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.images.classes
+
+    def take(self, rows: Tensor) -> "Pool":
+        """The pictures at `rows`, int64 [M]; the classes stay."""
+        at = rows.to(self.features.device)
+        tokens = None if self.tokens is None else self.tokens[at]
+        return Pool(self.images.take(rows), tokens, self.features[at])
+
+    def only(self, first: int, last: int) -> "Pool":
+        """The classes first…last−1, labels counted anew from 0."""
+        rows = ((self.labels >= first) & (self.labels < last)).nonzero().squeeze(1)
+        part = self.take(rows)
+        named = ImageSet(part.images.pixels, part.labels - first, self.classes[first:last])
+        return replace(part, images=named)
+
+    def chunks(self, clip: FrozenCLIP) -> Iterator[Tensor]:
+        """The input of block 1, [≤64, T, d] at a time."""
+        if self.tokens is not None:
+            yield from self.tokens.split(_CHUNK)
+            return
+        for pixels in self.images.pixels.split(_CHUNK):
+            yield clip.image_lower(pixels, 1)
+
+
+@torch.no_grad()
+def make_pool(clip: FrozenCLIP, images: ImageSet) -> Pool:
+    """Runs the pictures through the frozen CLIP, once."""
+    tokens: list[Tensor] = []
+    features: list[Tensor] = []
+    keep = True
+    for pixels in images.pixels.split(_CHUNK):
+        lower = clip.image_lower(pixels, 1)
+        features.append(clip.image_upper(lower, 1))
+        keep = keep and lower[0].nbytes * len(images) <= _KEEP_BYTES
+        if keep:
+            tokens.append(lower)
+    return Pool(images, torch.cat(tokens) if keep else None, torch.cat(features))
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A fitted method: how many numbers it trained, and (pool, class names) → logits [N, C]."""
+
+    parameters: int
+    cosines: Callable[[Pool, Sequence[str]], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class LPSettings:
+    """LP++ (Huang et al., CVPR 2024): full-batch steps; step sizes follow from the features."""
+
+    steps: int = 300
+    alpha_every: int = 10  # steps between two steps of α, as in the authors' code
+    alpha_scale: float = 250.0  # α starts at this times the mean similarity to the own class's text
+
+
+@dataclass(frozen=True, slots=True)
+class TipSettings:
+    """Tip-Adapter-F (Zhang et al., ECCV 2022), its published settings."""
+
+    alpha: float = 1.0
+    beta: float = 5.5
+    epochs: int = 20
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    search: bool = True  # α and β on a quarter of the *training* pictures; the paper: a val split
+
+
+@dataclass(frozen=True, slots=True)
+class LoRASettings:
+    """CLIP-LoRA (Zanella & Ben Ayed, CVPRW 2024): r = 2 on q, k, v of all blocks of both towers.
+
+    The paper takes 500 steps a shot (8,000 at 16). The default here is a twentieth of it, so that
+    16 shots of 50 classes end in minutes on two cores; `steps_per_shot=500` is the paper's.
+    """
+
+    rank: int = 2
+    dropout: float = 0.25
+    steps_per_shot: int = 25
+    batch_size: int = 32
+    learning_rate: float = 2e-4
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSettings:
+    """All methods' settings; `fit` is RMAdapter's, and MMA's but for its losses."""
+
+    fit: FitSettings
+    lp: LPSettings = field(default_factory=LPSettings)
+    tip: TipSettings = field(default_factory=TipSettings)
+    lora: LoRASettings = field(default_factory=LoRASettings)
+
+
+def method_settings(clip: FrozenCLIP) -> MethodSettings:
+    """The defaults for a CLIP."""
+    return MethodSettings(default_settings(clip))
+
+
+def fit_method(
+    name: str, clip: FrozenCLIP, train: Pool, settings: MethodSettings, seed: int
+) -> Fitted:
+    """Fits one of `METHODS` on the pool's classes, deterministic under the seed.
+
+    Raises:
+        RMAdapterError: no such method.
+    """
+    if name not in METHODS:
+        raise RMAdapterError(f"no method {name!r}; there are {', '.join(METHODS)}")
+    if name == "zero-shot":
+        return Fitted(0, _zero_shot(clip, settings.fit.template))
+    if name == "lp++":
+        return fit_lp(clip, train, settings)
+    if name == "tip-adapter-f":
+        return fit_tip(clip, train, settings, seed)
+    if name == "clip-lora":
+        return fit_lora(clip, train, settings, seed)
+    losses = LossWeights(0.0, 0.0, 0.0, 0.0) if name == "mma" else settings.fit.losses
+    return fit_adapters(clip, train, replace(settings.fit, losses=losses, seed=seed))
+
+
+def _zero_shot(clip: FrozenCLIP, template: str) -> Callable[[Pool, Sequence[str]], Tensor]:
+    def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
+        return pool.features @ zero_shot_features(clip, classes, template).T
+
+    return cosines
+
+
+def _bound(
+    clip: FrozenCLIP, train: Pool, template: str, logits: Callable[[Tensor], Tensor]
+) -> Callable[[Pool, Sequence[str]], Tensor]:
+    """`logits` for the fitted classes, zero-shot for any others."""
+
+    @torch.no_grad()
+    def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
+        if tuple(classes) == train.classes:
+            return logits(pool.features)
+        return _zero_shot(clip, template)(pool, classes)
+
+    return cosines
+
+
+# LP++
+
+
+class LinearProbe(nn.Module):
+    """LP++'s head: logits = f·W + b + α ∘ f·T, with one α a class.
+
+    W starts at the classes' sums of features (the class mean times the shots) and α at
+    250 · mean similarity of pictures to their own class's text, as in the authors' code.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, text: Tensor, scale: float) -> None:
+        super().__init__()
+        one_hot = F.one_hot(labels, len(text)).float()  # [N, C]
+        own = (features @ text.T * one_hot).sum(0) / one_hot.sum(0)  # [C]
+        self.weight = nn.Parameter(one_hot.T @ features)  # [C, e]
+        self.bias = nn.Parameter(torch.zeros(len(text), device=text.device))
+        self.alpha = nn.Parameter(torch.full_like(own, scale * own.mean().item()))
+        self.register_buffer("text", text)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Unit features [N, e] → logits [N, C]."""
+        text = self.alpha * (features @ self.get_buffer("text").T)
+        return F.linear(features, self.weight, self.bias) + text
+
+
+def fit_lp(clip: FrozenCLIP, train: Pool, settings: MethodSettings) -> Fitted:
+    """LP++: full-batch gradient steps whose sizes are bounds on the loss's curvature."""
+    plan, template = settings.lp, settings.fit.template
+    features, labels = train.features, train.labels.to(clip.device)
+    text = zero_shot_features(clip, train.classes, template).clone()
+    probe = LinearProbe(features, labels, text, plan.alpha_scale)
+    n = len(features)
+    weight_step = 4 * n / float(torch.linalg.eigvalsh(features.T @ features).max())
+    alpha_step = n / (4 * float((features @ text.T).square().sum(0).max()))
+    optimiser = torch.optim.SGD([probe.weight, probe.bias], weight_step, momentum=0.9)
+    for step in range(1, plan.steps + 1):
+        optimiser.zero_grad()
+        F.cross_entropy(probe(features), labels).backward()
+        optimiser.step()
+        if step % plan.alpha_every == 0 and probe.alpha.grad is not None:
+            with torch.no_grad():  # its gradient is never set to zero, as in their code
+                probe.alpha.sub_(alpha_step * probe.alpha.grad)
+    return Fitted(sum(p.numel() for p in probe.parameters()), _bound(clip, train, template, probe))
+
+
+# Tip-Adapter-F
+
+
+def cache_logits(
+    features: Tensor, keys: Tensor, values: Tensor, alpha: float, beta: float
+) -> Tensor:
+    """α · exp(−β(1 − f·Kᵀ)) · V: unit [N, e], [M, e], one-hot [M, C] → [N, C]."""
+    return alpha * torch.exp(-beta * (1 - features @ keys.T)) @ values
+
+
+def fit_tip(clip: FrozenCLIP, train: Pool, settings: MethodSettings, seed: int) -> Fitted:
+    """Tip-Adapter-F: the cache's keys start at the pictures' features, and are trained."""
+    plan, template = settings.tip, settings.fit.template
+    features, labels = train.features, train.labels.to(clip.device)
+    text = zero_shot_features(clip, train.classes, template)
+    values = F.one_hot(labels, len(text)).float()
+    frozen = clip.logit_scale * features @ text.T
+    alpha, beta = plan.alpha, plan.beta
+    if plan.search:
+        alpha, beta = _search(features, frozen, values, plan)
+    keys = nn.Parameter(features.clone())
+    generator = torch.Generator().manual_seed(seed)
+    steps = plan.epochs * math.ceil(len(features) / plan.batch_size)
+    optimiser = torch.optim.AdamW([keys], plan.learning_rate, eps=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps))
+    for _ in range(plan.epochs):
+        for rows in torch.randperm(len(features), generator=generator).split(plan.batch_size):
+            at = rows.to(clip.device)
+            logits = frozen[at] + cache_logits(features[at], keys, values, alpha, beta)
+            optimiser.zero_grad()
+            F.cross_entropy(logits, labels[at]).backward()
+            optimiser.step()
+            schedule.step()
+
+    def logits_of(seen: Tensor) -> Tensor:
+        scaled = clip.logit_scale * seen @ text.T
+        return scaled + cache_logits(seen, keys, values, alpha, beta)
+
+    return Fitted(keys.numel(), _bound(clip, train, template, logits_of))
+
+
+def _search(
+    features: Tensor, frozen: Tensor, values: Tensor, plan: TipSettings
+) -> tuple[float, float]:
+    """The α, β of the best accuracy of an untrained cache of three quarters on the last quarter."""
+    labels = values.argmax(1)
+    before = (values.cumsum(0) * values).sum(1) - 1  # how many of its class come before: [N]
+    share = values.sum(0)[labels]
+    held = before >= torch.ceil(0.75 * share)
+    if not held.any():
+        return plan.alpha, plan.beta
+    best = (-1.0, plan.alpha, plan.beta)
+    for beta in torch.linspace(0.5, 12, 24).tolist():
+        for alpha in torch.linspace(0.1, 5, 20).tolist():
+            cache = cache_logits(features[held], features[~held], values[~held], alpha, beta)
+            right = ((frozen[held] + cache).argmax(1) == labels[held]).float().mean().item()
+            if right > best[0]:
+                best = (right, alpha, beta)
+    return best[1], best[2]
+
+
+# CLIP-LoRA
+
+
+class LoRAAttention(nn.Module):
+    """A frozen nn.MultiheadAttention with low-rank updates of q, k, v: W + B·A/√r, B from zero."""
+
+    def __init__(self, frozen: nn.MultiheadAttention, plan: LoRASettings) -> None:
+        super().__init__()
+        width, rank = frozen.embed_dim, plan.rank
+        self.down = nn.Parameter(torch.empty(3, rank, width))
+        self.up = nn.Parameter(torch.zeros(3, width, rank))
+        for matrix in self.down:
+            nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
+        self.dropout, self.scale = nn.Dropout(plan.dropout), 1 / math.sqrt(rank)
+        self._frozen = [frozen]  # in a list: no parameter of ours
+
+    def forward(
+        self, x: Tensor, *_: Tensor, attn_mask: Tensor | None = None, need_weights: bool = False
+    ) -> tuple[Tensor, None]:
+        """Self-attention, [B, T, d] → [B, T, d], as the replaced module returns it."""
+        frozen = self._frozen[0]
+        plain = F.linear(x, frozen.in_proj_weight, frozen.in_proj_bias).chunk(3, -1)
+        parts = []
+        for part, down, up in zip(plain, self.down, self.up, strict=True):
+            low = self.dropout(x) @ down.T @ up.T
+            heads = (part + self.scale * low).unflatten(-1, (frozen.num_heads, -1))
+            parts.append(heads.transpose(1, 2))  # [B, heads, T, d/heads]
+        q, k, v = parts
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        return frozen.out_proj(seen.transpose(1, 2).flatten(2)), None
+
+
+class LoRA(nn.Module):
+    """The updates of all blocks of both towers.
+
+    Raises:
+        UnsupportedModel: a block whose attention is not an nn.MultiheadAttention with joint q, k, v
+            weights, which would go unadapted without a word.
+    """
+
+    def __init__(self, clip: FrozenCLIP, plan: LoRASettings) -> None:
+        super().__init__()
+        visual = clip.model.visual.transformer.resblocks
+        self._blocks = [[*visual, *clip.model.transformer.resblocks]]
+        for block in self._blocks[0]:
+            attention = getattr(block, "attn", None)
+            if not isinstance(attention, nn.MultiheadAttention) or attention.in_proj_weight is None:
+                raise UnsupportedModel(
+                    "a block's attention has no in_proj_weight for LoRA to adapt"
+                )
+        self.attentions = nn.ModuleList(LoRAAttention(b.attn, plan) for b in self._blocks[0])
+        self.to(clip.device)
+
+    @contextmanager
+    def injected(self) -> Iterator[None]:
+        """Puts the updated attention in place; the frozen CLIP is itself again after."""
+        frozen = [block.attn for block in self._blocks[0]]
+        try:
+            for block, attention in zip(self._blocks[0], self.attentions, strict=True):
+                block.attn = attention
+            yield
+        finally:
+            for block, attention in zip(self._blocks[0], frozen, strict=True):
+                block.attn = attention
+
+
+def fit_lora(clip: FrozenCLIP, train: Pool, settings: MethodSettings, seed: int) -> Fitted:
+    """CLIP-LoRA: cross-entropy alone, AdamW under a cosine, no augmentation (the paper has one)."""
+    plan, template = settings.lora, settings.fit.template
+    torch.manual_seed(seed)
+    lora = LoRA(clip, plan)
+    shots = int(train.labels.bincount().max())
+    _train_lora(clip, lora, train, settings, plan.steps_per_shot * shots)
+    lora.eval()
+
+    @torch.no_grad()
+    def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
+        with lora.injected():
+            seen = torch.cat([clip.image_upper(tokens, 1) for tokens in pool.chunks(clip)])
+            return seen @ class_features(clip, None, classes, template).T
+
+    return Fitted(sum(p.numel() for p in lora.parameters()), cosines)
+
+
+def _train_lora(
+    clip: FrozenCLIP, lora: LoRA, train: Pool, settings: MethodSettings, steps: int
+) -> None:
+    plan = settings.lora
+    labels = train.labels.to(clip.device)
+    with torch.no_grad():
+        tokens = torch.cat(list(train.chunks(clip)))
+        ids = clip.tokenize(prompts(train.classes, settings.fit.template))
+        words = clip.text_lower(ids, 1)
+    optimiser = torch.optim.AdamW(
+        lora.parameters(), plan.learning_rate, weight_decay=plan.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps), eta_min=1e-6)
+    order: list[Tensor] = []
+    lora.train()
+    with lora.injected():
+        for _ in range(steps):
+            order = order or list(torch.randperm(len(train)).split(plan.batch_size))
+            rows = order.pop().to(clip.device)
+            seen, named = clip.image_upper(tokens[rows], 1), clip.text_upper(words, ids, 1)
+            loss = F.cross_entropy(clip.logit_scale * seen @ named.T, labels[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+
+
+# RMAdapter, and MMA by its code
+
+
+def fit_adapters(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Fitted:
+    """RMAdapter; with all λ = 0 MMA (Yang et al., CVPR 2024), whose blocks and rank it shares.
+
+    What does not carry over: MMA's SGD rate of 1.5 belongs to its α = 0.001, its kaiming `up` and
+    its layer-normed input. Here it has RMAdapter's AdamW, epochs and init, which do not depend on
+    the gradient's scale, so that the two differ by the losses and the reconstruction branch alone.
+    """
+    fitted = fit_rows(clip, prepare_pool(clip, train, settings), torch.arange(len(train)))
+    fitted.requires_grad_(False)
+    template = settings.template
+
+    @torch.no_grad()
+    def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
+        chunks = pool.chunks(clip)
+        seen = torch.cat([clip.image_upper(x, 1, fitted.image.delta) for x in chunks])
+        return seen @ class_features(clip, fitted, classes, template).T
+
+    losses = settings.losses
+    reconstructs = losses.image_reconstruction > 0 or losses.text_reconstruction > 0
+    return Fitted(trained_parameters(fitted, reconstructs), cosines)
+
+
+def trained_parameters(adapters: CLIPAdapters, reconstructs: bool) -> int:
+    """How many numbers train: without a reconstruction loss, `down` and `up` alone."""
+    return sum(
+        value.numel()
+        for name, value in adapters.named_parameters()
+        if reconstructs or ".rec_" not in name
+    )
+
+
+@torch.no_grad()
+def prepare_pool(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Prepared:
+    """As `training.fit.prepare`, from a pool's tokens."""
+    config = settings.adapter
+    tokens = torch.cat([_between(clip, x, 1, config.image_first) for x in train.chunks(clip)])
+    ids = clip.tokenize(prompts(train.classes, settings.template))
+    text = clip.text_lower(ids, config.text_first)
+    return Prepared(
+        Frozen(tokens, train.features),
+        Frozen(text, clip.text_upper(text, ids, config.text_first)),
+        ids,
+        train.labels.to(clip.device),
+        settings,
+    )
+
+
+def _between(clip: FrozenCLIP, tokens: Tensor, first: int, last: int) -> Tensor:
+    """The input of image block `first` to the input of block `last`: [B, T, d] → [B, T, d]."""
+    with clip.autocast():
+        for number in range(first, last):
+            tokens = clip.model.visual.transformer.resblocks[number - 1](tokens)
+    return tokens
