@@ -97,6 +97,8 @@ def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
     headers = {}
     if isinstance(error, TooMany | Unavailable):
         headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, TooLarge):
+        headers["Connection"] = "close"  # else the server goes on reading what it refused
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     return _problem(status, title, str(error), problems, headers)

@@ -41,10 +41,10 @@ class RedisServer:
             RMAdapterError: no server program, or it does not start; says where its log lies.
         """
         self._end_orphan()
-        log = (self._folder / "redis.log").open("ab")
-        self._process = subprocess.Popen(  # noqa: S603
-            self._command(), stdout=log, stderr=log, cwd=self._folder, start_new_session=True
-        )
+        with (self._folder / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603
+                self._command(), stdout=log, stderr=log, cwd=self._folder, start_new_session=True
+            )
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline and self.running:
             try:

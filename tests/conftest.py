@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,6 +115,7 @@ class Api:
 
     url: str
     services: Services
+    clients: ExitStack
 
     def admin(self) -> Client:
         return Client(self.url, ADMIN_KEY)
@@ -121,7 +123,7 @@ class Api:
     def new_tenant(self, name: str = "a tenant") -> Client:
         with self.admin() as admin:
             made = admin.call("POST", "/v1/tenants", json={"name": name})
-        client = Client(self.url, made["api_key"])
+        client = self.clients.enter_context(Client(self.url, made["api_key"]))
         client.tenant = made["tenant"]
         return client
 
@@ -134,7 +136,8 @@ def start_api(settings: Settings, clip: FrozenCLIP) -> Iterator[Api]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     wait_for(lambda: server.started)
-    yield Api(f"http://127.0.0.1:{listener.getsockname()[1]}", services)
+    with ExitStack() as clients:
+        yield Api(f"http://127.0.0.1:{listener.getsockname()[1]}", services, clients)
     server.should_exit = True
     thread.join()
     listener.close()

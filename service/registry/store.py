@@ -60,8 +60,8 @@ def tenant_key(tenant: str, *parts: str) -> str:
 
 
 def new_id(kind: str) -> str:
-    """An id that sorts by its time: kind_ + 11 hex digits of milliseconds + 10 random."""
-    return f"{kind}_{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)}"
+    """An id that sorts by its time: kind_ + 13 hex digits of microseconds + 8 random."""
+    return f"{kind}_{time.time_ns() // 1000:013x}{secrets.token_hex(4)}"
 
 
 def now() -> str:

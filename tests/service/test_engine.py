@@ -1,0 +1,134 @@
+"""The queue is fair and bounded; a row that breaks fails alone."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from service.engine import Engine, FairQueue, Row
+from service.errors import TooMany, Unavailable
+
+
+class FakeBackend:
+    """Features are the prompt's length; small enough to read. `gate` holds the device up."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def texts(self, prompts, slots):
+        self.gate.wait()
+        self.batches.append(list(prompts))
+        if "poison" in prompts:
+            raise RuntimeError("device error")
+        return np.array([[len(p), s] for p, s in zip(prompts, slots, strict=True)], np.float32)
+
+    def images(self, pixels, slots):
+        return np.zeros((len(pixels), 2), np.float32)
+
+    def write(self, slot, weights) -> None:
+        self.batches.append([f"write {slot}"])
+
+    def ping(self) -> None: ...
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture
+def engine(backend: FakeBackend):
+    running = Engine(backend, max_batch=4, max_queued_rows=8)
+    running.start()
+    yield running
+    backend.gate.set()
+    running.stop()
+
+
+def rows(tenant: str, *prompts: str) -> list[Row]:
+    return [Row(tenant, 0, prompt) for prompt in prompts]
+
+
+def test_a_tenant_with_one_row_waits_for_one_row_of_a_flood() -> None:
+    queue = FairQueue(100)
+    queue.put(rows("flood", *map(str, range(50))))
+    queue.put(rows("small", "a"))
+    assert [row.tenant for row in queue.take(4)] == ["flood", "small", "flood", "flood"]
+
+
+def test_rows_of_a_tenant_keep_their_order() -> None:
+    queue = FairQueue(100)
+    queue.put(rows("t", "1", "2", "3"))
+    assert [row.content for row in queue.take(2) + queue.take(2)] == ["1", "2", "3"]
+
+
+def test_a_full_queue_takes_nothing_of_a_request_that_does_not_fit() -> None:
+    queue = FairQueue(3)
+    queue.put(rows("t", "1", "2"))
+    with pytest.raises(TooMany) as refused:
+        queue.put(rows("t", "3", "4"))
+    assert refused.value.retry_after >= 1
+    assert len(queue) == 2
+
+
+def test_a_row_that_nobody_waits_for_frees_its_place() -> None:
+    queue = FairQueue(3)
+    gone, kept = rows("t", "1", "2")
+    queue.put([gone, kept])
+    gone.future.cancel()
+    assert queue.take(1) == [kept]
+    assert len(queue) == 0
+
+
+def test_each_row_gets_its_own_feature(engine: Engine) -> None:
+    waiting = [Row("t", slot, "x" * slot) for slot in range(1, 5)]
+    engine.submit(waiting)
+    assert [row.future.result(5).tolist() for row in waiting] == [[s, s] for s in range(1, 5)]
+
+
+def test_the_queue_fills_while_the_device_works(engine: Engine, backend: FakeBackend) -> None:
+    backend.gate.clear()
+    first = rows("t", "first")
+    engine.submit(first)
+    while len(engine._queue):  # until the device has taken it
+        pass
+    more = rows("t", "a", "b", "c", "d", "e")
+    engine.submit(more)
+    backend.gate.set()
+    more[-1].future.result(5)
+    assert backend.batches == [["first"], ["a", "b", "c", "d"], ["e"]]
+
+
+def test_a_row_that_breaks_the_batch_fails_alone(engine: Engine, backend: FakeBackend) -> None:
+    backend.gate.clear()
+    engine.submit(rows("t", "hold"))
+    mixed = rows("t", "good", "poison", "fine")
+    engine.submit(mixed)
+    backend.gate.set()
+    assert mixed[0].future.result(5)[0] == 4
+    assert isinstance(mixed[1].future.exception(5), RuntimeError)
+    assert mixed[2].future.result(5)[0] == 4
+
+
+def test_writes_happen_between_batches(engine: Engine, backend: FakeBackend) -> None:
+    engine.write(3, None).result(5)
+    assert backend.batches == [["write 3"]]
+
+
+def test_a_stopping_engine_finishes_what_it_took_and_takes_no_more(backend: FakeBackend) -> None:
+    engine = Engine(backend, max_batch=4, max_queued_rows=8)
+    engine.start()
+    backend.gate.clear()
+    taken = rows("t", "1", "2", "3", "4", "5", "6")
+    engine.submit(taken)
+    stopper = threading.Thread(target=engine.stop)
+    stopper.start()
+    while not engine._stopping:
+        pass
+    with pytest.raises(Unavailable, match="shutting down"):
+        engine.submit(rows("t", "late"))
+    backend.gate.set()
+    stopper.join(5)
+    assert all(row.future.done() for row in taken)
