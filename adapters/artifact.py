@@ -1,8 +1,9 @@
 """An adapter as one safetensors file: the adaptation branch, and a header that says all about it.
 
-The header's metadata has one entry, `rmadapter`, so that the same adapter gives the same bytes: JSON
-with `format_version`, `manifest` (JSON text) and `checksum`, the SHA-256 of manifest and tensors.
-Never pickle. Nothing in a file is trusted before its checksum, its CLIP and its shapes are.
+The header's metadata has one entry, `rmadapter`, so that the same adapter gives the same bytes:
+JSON with `format_version`, `manifest` (JSON text) and `checksum`, the SHA-256 of manifest and
+tensors. Never pickle. Nothing in a file is trusted before its checksum, its CLIP and its
+shapes are.
 """
 
 import hashlib

@@ -89,6 +89,11 @@ class FrozenCLIP:
             x = self.model.visual._embeds(x)
             return _through(self.model.visual.transformer.resblocks, x, range(1, first))
 
+    def image_between(self, tokens: Tensor, first: int, last: int) -> Tensor:
+        """The input of image block `first` to the input of block `last`: [B, T, d] → [B, T, d]."""
+        with self.autocast():
+            return _through(self.model.visual.transformer.resblocks, tokens, range(first, last))
+
     def image_upper(self, tokens: Tensor, first: int, delta: Delta | None = None) -> Tensor:
         """The input of block `first` to unit features: [B, T, d] → float32 [B, e]."""
         visual = self.model.visual

@@ -20,11 +20,13 @@ from rich.table import Table
 
 from adapters.errors import RMAdapterError
 from service.client import Client, ClientError, Json
+from service.evaluate import evaluate_app
 from service.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 tenants_app = typer.Typer(no_args_is_help=True, help="Tenants, for the administrator.")
 app.add_typer(tenants_app, name="tenants")
+app.add_typer(evaluate_app, name="evaluate", help="The paper's protocols, with its peers.")
 
 out, err = Console(), Console(stderr=True)
 

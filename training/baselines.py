@@ -444,7 +444,7 @@ def trained_parameters(adapters: CLIPAdapters, reconstructs: bool) -> int:
 def prepare_pool(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Prepared:
     """As `training.fit.prepare`, from a pool's tokens."""
     config = settings.adapter
-    tokens = torch.cat([_between(clip, x, 1, config.image_first) for x in train.chunks(clip)])
+    tokens = torch.cat([clip.image_between(x, 1, config.image_first) for x in train.chunks(clip)])
     ids = clip.tokenize(prompts(train.classes, settings.template))
     text = clip.text_lower(ids, config.text_first)
     return Prepared(
@@ -454,11 +454,3 @@ def prepare_pool(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Prepar
         train.labels.to(clip.device),
         settings,
     )
-
-
-def _between(clip: FrozenCLIP, tokens: Tensor, first: int, last: int) -> Tensor:
-    """The input of image block `first` to the input of block `last`: [B, T, d] → [B, T, d]."""
-    with clip.autocast():
-        for number in range(first, last):
-            tokens = clip.model.visual.transformer.resblocks[number - 1](tokens)
-    return tokens

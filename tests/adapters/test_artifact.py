@@ -115,6 +115,6 @@ def test_an_adapter_of_another_clip_is_refused_naming_both(
     artifact: Artifact, clip: FrozenCLIP
 ) -> None:
     check_clip(artifact.manifest, clip)
-    with pytest.raises(BadArtifact, match="was fitted on ViT-B-16/openai .*, not on bundled"):
+    with pytest.raises(BadArtifact, match=r"was fitted on ViT-B-16/openai .*, not on bundled"):
         other = replace(artifact.manifest, clip="ViT-B-16/openai", fingerprint="0" * 64)
         check_clip(other, clip)

@@ -107,10 +107,9 @@ def test_the_least_recently_used_goes_to_host_memory_and_then_to_the_blobs(
         return [await use(tiers, version) for version in (a, b, a, c, b, d, a, c)]
 
     tiers_used = asyncio.run(run())
-    # c puts b out; b puts a out; d puts c out, and a out of host memory (three fit)
-    assert tiers_used == ["blob", "blob", "device", "blob", "host", "blob", "blob", "blob"] or (
-        tiers_used == ["blob", "blob", "device", "blob", "host", "blob", "blob", "host"]
-    )
+    # the bank holds two: b was put out by c; host memory holds three: a by d, c by the second a
+    assert tiers_used[:6] == ["blob", "blob", "device", "blob", "host", "blob"]
+    assert tiers_used[6:] == ["blob", "blob"]
 
 
 def test_many_who_wait_for_one_adapter_load_it_once(tiers: Tiers, store: Store) -> None:
