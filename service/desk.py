@@ -1,22 +1,24 @@
 """The worker's desk: jobs from the records, pictures from the blobs, results back to both."""
 
+import functools
 import hashlib
 import logging
 import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
 
 from adapters.artifact import Artifact, Manifest, encode
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadDataset
 from adapters.pixels import ImageLimits
+from service.errors import Conflict, Unavailable
 from service.params import FitParams
 from service.registry import Registry
 from service.registry.adapters import Version
-from service.registry.jobs import MAX_ATTEMPTS, Job
+from service.registry.jobs import LEASE_SECONDS, MAX_ATTEMPTS, Job
 from service.registry.store import now
 from training.data import Sample, image_set
 from training.fit import Progress
@@ -26,6 +28,29 @@ from training.worker import Outcome, Task
 log = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 0.2  # between two writes of a job's progress
+_PATIENCE_SECONDS = 600.0  # a store that is away for longer fails the job
+_AGAIN_SECONDS = 1.0
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _patiently(method: Callable[P, R]) -> Callable[P, R]:
+    """Waits for a store that is away: a fit is not lost for it. For calls that may be repeated."""
+
+    @functools.wraps(method)
+    def patient(*args: P.args, **kwargs: P.kwargs) -> R:
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                return method(*args, **kwargs)
+            except Unavailable as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("%s: %s; again in a second", method.__name__, error)
+                time.sleep(_AGAIN_SECONDS)
+
+    return patient
 
 
 class RegistryDesk:
@@ -39,8 +64,9 @@ class RegistryDesk:
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._next_progress = 0.0
 
+    @_patiently
     def claim(self, job: FitJob) -> bool:
-        claimed = self._registry.jobs.claim(job, self._worker)
+        claimed = self._take(job)
         if claimed is None:
             return False
         if claimed.attempts > MAX_ATTEMPTS:
@@ -52,6 +78,18 @@ class RegistryDesk:
         log.info("job %s: attempt %d", job.job, claimed.attempts)
         return True
 
+    def _take(self, job: FitJob) -> Job | None:
+        """Waits for the lease of a worker that died to end; a living one keeps it."""
+        deadline = time.monotonic() + LEASE_SECONDS + 1
+        while True:
+            try:
+                return self._registry.jobs.claim(job, self._worker)
+            except Conflict:
+                if time.monotonic() > deadline:
+                    return None
+                time.sleep(_AGAIN_SECONDS / 2)
+
+    @_patiently
     def load(self, job: FitJob) -> Task:
         spec = self._job(job).spec
         check_labels(self._registry.datasets.get(job.tenant, spec.dataset).labels, self._min_images)
@@ -67,8 +105,12 @@ class RegistryDesk:
         if progress.step < progress.steps and time.monotonic() < self._next_progress:
             return False
         self._next_progress = time.monotonic() + _PROGRESS_SECONDS
-        return self._registry.jobs.record_progress(job, progress)
+        try:
+            return self._registry.jobs.record_progress(job, progress)
+        except Unavailable:  # nobody can read it now either
+            return False
 
+    @_patiently
     def finish(self, job: FitJob, outcome: Outcome) -> None:
         spec = self._job(job).spec
         number = self._registry.jobs.reserve_version(
@@ -80,10 +122,12 @@ class RegistryDesk:
         self._end(job, "succeeded", metrics=outcome.metrics, published=published)
         log.info("job %s: %s version %d", job.job, spec.adapter, number)
 
+    @_patiently
     def fail(self, job: FitJob, reason: str) -> None:
         log.warning("job %s failed: %s", job.job, reason)
         self._end(job, "failed", error=reason)
 
+    @_patiently
     def cancelled(self, job: FitJob) -> None:
         self._end(job, "cancelled")
 

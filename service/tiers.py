@@ -86,8 +86,13 @@ class Tiers:
         if sha not in self._loading:
             task = asyncio.create_task(self._load(version))
             self._loading[sha] = task
-            task.add_done_callback(lambda _: self._loading.pop(sha))
+            task.add_done_callback(lambda done: self._loaded(sha, done))
         return await asyncio.shield(self._loading[sha])
+
+    def _loaded(self, sha: str, done: asyncio.Task[Tier]) -> None:
+        del self._loading[sha]
+        if not done.cancelled():
+            done.exception()  # seen, even where everyone who waited has gone meanwhile
 
     async def _load(self, version: Version) -> Tier:
         sha = version.sha256

@@ -7,6 +7,7 @@ twice, never not at all, and a lease lets one worker alone run it.
 
 import hashlib
 import json
+import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -20,12 +21,25 @@ from training.jobs import FitJob
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Publish = bool | Literal["if_better"]
 
-LEASE_SECONDS = (
-    8  # less than the queue's heartbeat: a dead worker's lease is over by its redelivery
-)
+LEASE_SECONDS = 8  # so long a dead worker keeps its job from others
+_LOST_SECONDS = 60.0  # the queue itself gives a dead worker's job to another within 15
 MAX_ATTEMPTS = 3  # a job that killed so many workers is at fault itself
 _ENDED = ("succeeded", "failed", "cancelled")
 _IDEMPOTENCY_SECONDS = 24 * 3600
+# Each is one step for Redis, so that a cancel and a worker cannot both win.
+_START = """
+if redis.call('hexists', KEYS[1], 'state') == 0 then return 0 end
+if redis.call('hexists', KEYS[1], 'finished_at') == 1 then return 0 end
+redis.call('hincrby', KEYS[1], 'attempts', 1)
+redis.call('hset', KEYS[1], 'state', 'running', 'started_at', ARGV[1])
+return 1
+"""
+_END = """
+if redis.call('hexists', KEYS[1], 'state') == 0 then return 0 end
+if redis.call('hsetnx', KEYS[1], 'finished_at', ARGV[1]) == 0 then return 0 end
+redis.call('hset', KEYS[1], unpack(ARGV, 2))
+return 1
+"""
 _BUSY_TENANTS = key("tenants-with-jobs")
 
 
@@ -134,11 +148,22 @@ class Jobs:
         """Sends the tenant's first open jobs that were not sent yet."""
         open_jobs = self._store.zrange(tenant_key(tenant, "open-jobs"), 0, self._parallel - 1)
         for job_id in open_jobs:
-            if not self._store.hexists(_name(tenant, job_id), "sent"):
+            if self._must_send(tenant, job_id):
                 self._broker.enqueue(FitJob(tenant, job_id).to_message())
-                self._store.hset(_name(tenant, job_id), "sent", "1")
+                self._store.hset(_name(tenant, job_id), "sent", str(time.time()))
         if not open_jobs:
             self._store.srem(_BUSY_TENANTS, tenant)
+            if self._store.zcard(tenant_key(tenant, "open-jobs")):  # created meanwhile
+                self._store.sadd(_BUSY_TENANTS, tenant)
+
+    def _must_send(self, tenant: str, job_id: str) -> bool:
+        """Not sent yet; or running without a worker for so long that its message must be lost."""
+        sent, state = self._store.hmget(_name(tenant, job_id), ["sent", "state"])
+        if sent is None:
+            return True
+        if state != "running" or time.time() - float(sent) < _LOST_SECONDS:
+            return False
+        return not self._store.exists(_name(tenant, job_id, "lease"))
 
     def dispatch_all(self) -> None:
         """What a crash between recording and sending left behind; workers call it now and then."""
@@ -151,20 +176,19 @@ class Jobs:
         return sum(self._store.zcard(tenant_key(tenant, "open-jobs")) for tenant in tenants)
 
     def claim(self, job: FitJob, worker: str) -> Job | None:
-        """Takes a job for one worker; None when there is nothing to do: ended, gone, or taken."""
+        """Takes a job for one worker; None when there is nothing to do: ended or gone.
+
+        Raises:
+            Conflict: another worker has it, or had it until it died a few seconds ago.
+        """
         name = _name(job.tenant, job.job)
-        if not self._store.set(f"{name}:lease", worker, nx=True, ex=LEASE_SECONDS):
-            return None
-        try:
-            record = self.get(job.tenant, job.job)
-        except NotFound:
+        lease = f"{name}:lease"
+        taken = self._store.set(lease, worker, nx=True, ex=LEASE_SECONDS)
+        if not taken and self._store.get(lease) != worker:
+            raise Conflict(f"another worker has job {job.job}")
+        if not self._store.eval(_START, 1, name, now()):
             self.release(job, worker)
             return None
-        if record.ended:
-            self.release(job, worker)
-            return None
-        self._store.hincrby(name, "attempts", 1)
-        self._store.hset(name, mapping={"state": "running", "started_at": now()})
         return self.get(job.tenant, job.job)
 
     def renew(self, job: FitJob, worker: str) -> bool:
@@ -197,9 +221,9 @@ class Jobs:
     def end(self, tenant: str, job_id: str, state: State, **fields: Any) -> None:
         """Ends a job once: the first end stands. Then the tenant's next job may go."""
         name = _name(tenant, job_id)
-        if self._store.exists(name) and self._store.hsetnx(name, "finished_at", now()):
-            mapping = {k: json.dumps(v) for k, v in fields.items() if v is not None}
-            self._store.hset(name, mapping=mapping | {"state": state})
+        mapping = {k: json.dumps(v) for k, v in fields.items() if v is not None} | {"state": state}
+        flat = [part for pair in mapping.items() for part in pair]
+        self._store.eval(_END, 1, name, now(), *flat)
         self._store.zrem(tenant_key(tenant, "open-jobs"), job_id)
         self.dispatch(tenant)
 

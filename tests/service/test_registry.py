@@ -156,14 +156,36 @@ def test_a_job_that_a_crash_left_unsent_is_sent_by_the_sweep(
     assert sent(registry).count(job.id) == 1
 
 
+def test_a_job_whose_message_was_lost_is_sent_again(registry: Registry, tenant: str) -> None:
+    job = FitJob(tenant, registry.jobs.create(tenant, SPEC).id)
+    registry.jobs.claim(job, "one")
+    registry.jobs._broker.flush(QUEUE)
+    registry.store.hset(f"rmadapter:tenant:{tenant}:job:{job.job}", "sent", "0")
+    registry.jobs.dispatch_all()
+    assert sent(registry) == []  # its worker lives
+    registry.jobs.release(job, "one")
+    registry.jobs.dispatch_all()
+    registry.jobs.dispatch_all()
+    assert sent(registry) == [job.job]
+
+
+def test_a_cancelled_job_is_never_started(registry: Registry, tenant: str) -> None:
+    job = FitJob(tenant, registry.jobs.create(tenant, SPEC).id)
+    registry.jobs.cancel(tenant, job.job)
+    assert registry.jobs.claim(job, "one") is None
+    assert registry.jobs.get(tenant, job.job).state == "cancelled"
+
+
 def test_one_worker_alone_runs_a_job(registry: Registry, tenant: str) -> None:
     job = FitJob(tenant, registry.jobs.create(tenant, SPEC).id)
     assert registry.jobs.claim(job, "one").state == "running"
-    assert registry.jobs.claim(job, "two") is None
+    assert registry.jobs.claim(job, "one").state == "running"  # asked again after a lost answer
+    with pytest.raises(Conflict, match="another worker has"):
+        registry.jobs.claim(job, "two")
     assert registry.jobs.renew(job, "one")
     assert not registry.jobs.renew(job, "two")
     registry.jobs.release(job, "one")
-    assert registry.jobs.claim(job, "two").attempts == 2
+    assert registry.jobs.claim(job, "two").attempts == 3
 
 
 def test_a_job_ends_once(registry: Registry, tenant: str) -> None:
