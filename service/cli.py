@@ -1,25 +1,22 @@
 """The command line: `rmadapter …`."""
 
-import json
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import redis
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adapters.errors import RMAdapterError
 from service.client import Client, ClientError, Json
+from service.console import err, errors, out, print_json
 from service.evaluate import evaluate_app
 from service.settings import Settings
 
@@ -27,8 +24,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 tenants_app = typer.Typer(no_args_is_help=True, help="Tenants, for the administrator.")
 app.add_typer(tenants_app, name="tenants")
 app.add_typer(evaluate_app, name="evaluate", help="The paper's protocols, with its peers.")
-
-out, err = Console(), Console(stderr=True)
 
 _CLASSIFY_AT_ONCE = 32  # pictures of one request
 
@@ -59,7 +54,7 @@ def up(
 
     given = {k: v for k, v in locals().items() if k in Settings.model_fields and v is not None}
     keep_freed_memory()
-    with _errors():
+    with errors():
         run_up(Settings(**given))
 
 
@@ -72,7 +67,7 @@ def serve() -> None:
     from service.up import listen, serve_app
 
     keep_freed_memory()
-    with _errors():
+    with errors():
         settings = Settings()
         with listen(settings) as listener:
             serve_app(create_app(open_services(settings)), listener)
@@ -90,7 +85,7 @@ def worker(
     from training.jobs import make_broker
 
     keep_freed_memory()
-    with _errors():
+    with errors():
         settings, stop = Settings(), threading.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: stop.set())
@@ -113,7 +108,7 @@ def fit(
 
     Example: rmadapter fit ./flowers --adapter flowers
     """
-    with _errors(), _client() as client:
+    with errors(), _client() as client:
         dataset = client.create_dataset(source.stem[:100] or "upload")
         _upload(client, dataset, source)
         job = client.create_job(dataset, adapter, publish="if_better" if if_better else True)
@@ -134,7 +129,7 @@ def classify(
     Example: rmadapter classify *.jpg --adapter flowers --classes rose,tulip
     """
     names = [name.strip() for name in classes.split(",")] if classes is not None else None
-    with _errors(), _client() as client:
+    with errors(), _client() as client:
         results: list[Json] = []
         for start in range(0, len(images), _CLASSIFY_AT_ONCE):
             files = [(str(p), p.read_bytes()) for p in images[start : start + _CLASSIFY_AT_ONCE]]
@@ -142,7 +137,7 @@ def classify(
             results += answer["results"]
         answer["results"] = results
         if as_json:
-            _print_json(answer)
+            print_json(answer)
         else:
             _show_answers(answer)
     if any(result["error"] for result in results):
@@ -152,10 +147,10 @@ def classify(
 @app.command()
 def adapters(as_json: JsonFlag = False) -> None:
     """Lists adapters and their versions."""
-    with _errors(), _client() as client:
+    with errors(), _client() as client:
         items = list(client.pages("/v1/adapters"))
     if as_json:
-        _print_json(items)
+        print_json(items)
         return
     table = Table("adapter", "version", "live", "classes", "held-out accuracy", "zero-shot")
     for item in items:
@@ -175,10 +170,10 @@ def adapters(as_json: JsonFlag = False) -> None:
 @app.command()
 def jobs(as_json: JsonFlag = False) -> None:
     """Lists fits."""
-    with _errors(), _client() as client:
+    with errors(), _client() as client:
         items = list(client.pages("/v1/jobs"))
     if as_json:
-        _print_json(items)
+        print_json(items)
         return
     table = Table("job", "adapter", "state", "version", "started", "error")
     for job in items:
@@ -191,10 +186,10 @@ def jobs(as_json: JsonFlag = False) -> None:
 @tenants_app.command("list")
 def list_tenants(as_json: JsonFlag = False) -> None:
     """All tenants."""
-    with _errors(), _client(admin=True) as client:
+    with errors(), _client(admin=True) as client:
         items = list(client.pages("/v1/tenants"))
     if as_json:
-        _print_json(items)
+        print_json(items)
         return
     table = Table("tenant", "name", "created")
     for tenant in items:
@@ -205,15 +200,15 @@ def list_tenants(as_json: JsonFlag = False) -> None:
 @tenants_app.command("create")
 def create_tenant(name: str) -> None:
     """Makes a tenant and prints its key, this once."""
-    with _errors(), _client(admin=True) as client:
-        _print_json(client.call("POST", "/v1/tenants", json={"name": name}))
+    with errors(), _client(admin=True) as client:
+        print_json(client.call("POST", "/v1/tenants", json={"name": name}))
 
 
 @tenants_app.command("rotate")
 def rotate_key(tenant: str) -> None:
     """A new key for a tenant; the old one ends at once."""
-    with _errors(), _client(admin=True) as client:
-        _print_json(client.call("POST", f"/v1/tenants/{tenant}/keys"))
+    with errors(), _client(admin=True) as client:
+        print_json(client.call("POST", f"/v1/tenants/{tenant}/keys"))
 
 
 @tenants_app.command("erase")
@@ -223,7 +218,7 @@ def erase_tenant(
     """Erases a tenant with all its data."""
     if not yes:
         typer.confirm(f"Erase {tenant} with all its pictures and adapters?", abort=True)
-    with _errors(), _client(admin=True) as client:
+    with errors(), _client(admin=True) as client:
         client.call("DELETE", f"/v1/tenants/{tenant}")
 
 
@@ -233,7 +228,7 @@ def restore() -> None:
     from service.restore import restore as run_restore
     from service.services import registry_of
 
-    with _errors():
+    with errors():
         out.print(f"restored {run_restore(registry_of(Settings()))} tenants")
 
 
@@ -284,7 +279,7 @@ def _show_rejected(answer: Json) -> None:
 
 def _show_fit(job: Json, as_json: bool) -> None:
     if as_json:
-        _print_json(job)
+        print_json(job)
     elif job["state"] == "succeeded":
         metrics = job["metrics"]
         state = "published" if job["published"] else "kept, not published"
@@ -316,10 +311,6 @@ def _accuracy(report: Json | None) -> str:
     return f"{report['accuracy']:.1%} ({low:.0%}–{high:.0%}, {report['images']} photos)"
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
-
-
 @contextmanager
 def _client(admin: bool = False) -> Iterator[Client]:
     settings = Settings()
@@ -338,13 +329,3 @@ def _key(settings: Settings, admin: bool) -> str:
         return file.read_text().strip()
     except OSError as error:
         raise ClientError(f"no key: set {name}, or start `rmadapter up` ({file})") from error
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """One line on stderr and exit code 1 for everything that can go wrong by itself."""
-    try:
-        yield
-    except (RMAdapterError, OSError) as error:
-        err.print(f"[red]error:[/] {error}", highlight=False)
-        sys.exit(1)

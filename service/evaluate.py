@@ -3,7 +3,6 @@
 # ruff: noqa: PLR0913, PLR0917 - a command's options are its arguments
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from adapters.errors import RMAdapterError
+from service.console import err, errors, out, print_json
 from service.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from training.protocols import OnFit, Plan, Result
 
 evaluate_app = typer.Typer(no_args_is_help=True, help="Accuracy beside peers and the paper.")
-
-out, err = Console(), Console(stderr=True)
 
 _ALL = "zero-shot,lp++,tip-adapter-f,clip-lora,mma,rmadapter"
 
@@ -60,7 +57,7 @@ def base_to_novel(
 
     Example: rmadapter evaluate base-to-novel --data caltech101.zip --plot novel.png
     """
-    with _errors():
+    with errors():
         from training.protocols import base_to_novel, read_dataset
 
         clip = _clip(model, pretrained, device)
@@ -87,7 +84,7 @@ def few_shot(
 
     Example: rmadapter evaluate few-shot --data caltech101.zip --shots 1,4,16
     """
-    with _errors():
+    with errors():
         from training.protocols import few_shot_accuracy, read_dataset
 
         clip = _clip(model, pretrained, device)
@@ -117,7 +114,7 @@ def cross_dataset(
 
     Example: rmadapter evaluate cross-dataset --data imagenet --target dtd --target eurosat
     """
-    with _errors():
+    with errors():
         clip = _clip(model, pretrained, device)
         results = _transfer(clip, data, target, methods, _numbers(seeds), shots, same=False)
         _show(results, as_json, plot)
@@ -140,7 +137,7 @@ def domain_generalization(
 
     Example: rmadapter evaluate domain-generalization --data photo.zip --target sketch.zip
     """
-    with _errors():
+    with errors():
         clip = _clip(model, pretrained, device)
         results = _transfer(clip, data, target, methods, _numbers(seeds), shots, same=True)
         _show(results, as_json, plot)
@@ -162,7 +159,7 @@ def paper(
 
     Example: rmadapter evaluate paper --data DIR --model ViT-B-16 --pretrained openai
     """
-    with _errors():
+    with errors():
         from training.published import DATA_SETS
 
         folders = [name for name in DATA_SETS if (data / name).is_dir()]
@@ -325,7 +322,7 @@ def _show(
         _draw(results, plot)
     if as_json:
         plain = {"results": [_plain(r) for r in results]}
-        print(json.dumps(plain | {"differences": [gap.to_dict() for gap in gaps]}, indent=2))
+        print_json(plain | {"differences": [gap.to_dict() for gap in gaps]})
         return
     out.print(_table(results))
     for gap in gaps:
@@ -392,13 +389,3 @@ def _bar(total: int) -> "Iterator[OnFit]":
             bar.update(task, advance=1, description=f"{label}, seed {seed}")
 
         yield on_fit
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """One line on stderr and exit code 1 for everything that can go wrong by itself."""
-    try:
-        yield
-    except (RMAdapterError, OSError) as error:
-        err.print(f"[red]error:[/] {error}", highlight=False)
-        sys.exit(1)

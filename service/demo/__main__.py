@@ -13,20 +13,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from adapters.errors import RMAdapterError
 from service.cli import follow
 from service.client import Client, Json
+from service.console import errors, out
 
 PHOTOS = Path(__file__).parent / "photos"
 NEW_NAMES = ("starfish", "umbrella")  # classes that the fit does not see
 SHOTS = 16
 
 _START_SECONDS = 120.0  # loading CLIP takes a few, on a cold disk more
-
-out = Console()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +169,5 @@ def _wait_for_url(log: Path, process: "subprocess.Popen[bytes]") -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with errors():
         run()
-    except RMAdapterError as error:
-        sys.exit(f"error: {error}")

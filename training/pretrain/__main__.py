@@ -90,7 +90,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder of the archives")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--text-steps", type=int, default=1500)
-    parser.add_argument("--image-steps", type=int, default=900)
+    parser.add_argument("--image-steps", type=int, default=560)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()

@@ -1,7 +1,6 @@
 """The finished model on data that it never saw: Caltech 101 and PACS."""
 
 import json
-import random
 import zipfile
 from pathlib import Path
 
@@ -51,8 +50,7 @@ def zero_shot(z: Tensor, answer: Tensor, names: Tensor) -> float:
 
 def few_shot(z: Tensor, answer: Tensor, seed: int = 1) -> float:
     """Nearest mean of SHOTS photos of each class, on the rest."""
-    order = list(range(len(z)))
-    random.Random(seed).shuffle(order)  # noqa: S311
+    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).tolist()
     shown: dict[int, list[int]] = {}
     asked: list[int] = []
     for at in order:
