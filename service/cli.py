@@ -49,7 +49,7 @@ def up(
     backend: Annotated[str | None, typer.Option(help="auto or torch")] = None,
 ) -> None:
     """Starts everything on this machine: Redis, a worker, the API."""
-    from service.memory import keep_freed_memory
+    from adapters.memory import keep_freed_memory
     from service.up import up as run_up
 
     given = {k: v for k, v in locals().items() if k in Settings.model_fields and v is not None}
@@ -61,8 +61,8 @@ def up(
 @app.command()
 def serve() -> None:
     """An API server alone, against RMADAPTER_REDIS_URL and RMADAPTER_BLOB_URL."""
+    from adapters.memory import keep_freed_memory
     from service.app import create_app
-    from service.memory import keep_freed_memory
     from service.services import open_services
     from service.up import listen, serve_app
 
@@ -78,8 +78,8 @@ def worker(
     parent: Annotated[int | None, typer.Option(hidden=True, help="end when it does")] = None,
 ) -> None:
     """A training worker alone, against the same. SIGTERM: ends the fit in hand, then stops."""
+    from adapters.memory import keep_freed_memory
     from service.desk import RegistryDesk
-    from service.memory import keep_freed_memory
     from service.services import clip_of, image_limits, registry_of
     from training import worker as training_worker
     from training.jobs import make_broker

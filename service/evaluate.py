@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from adapters.errors import RMAdapterError
+from adapters.memory import keep_freed_memory
 from service.console import err, errors, out, print_json
-from service.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from adapters.clip import FrozenCLIP

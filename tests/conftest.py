@@ -17,11 +17,11 @@ from pydantic import SecretStr
 
 from adapters.bank import AdapterWeights, export
 from adapters.clip import FrozenCLIP, load_clip
+from adapters.memory import keep_freed_memory
 from adapters.rmadapter import CLIPAdapters
 from service.app import create_app
 from service.client import Client
 from service.demo.__main__ import PHOTOS
-from service.memory import keep_freed_memory
 from service.redis_server import RedisServer
 from service.services import Services, open_services
 from service.settings import Settings

@@ -19,35 +19,34 @@ import torch
 
 from adapters.clip import FrozenCLIP, load_clip
 from adapters.config import LossWeights
+from adapters.memory import keep_freed_memory
 from training.baselines import Pool, fit_adapters, make_pool
 from training.data import Sample, image_set, read_samples
 from training.fit import FitSettings, default_settings
 from training.protocols import harmonic_mean
 
 CLASSES, SHOTS, HELD_BACK = 40, 16, 10
-SEEDS = (1, 2)
+SEEDS = (1,)
 
 
 def candidates(start: FitSettings) -> Iterator[tuple[str, FitSettings]]:
     """The defaults, and each with one thing changed."""
     yield "the defaults", start
-    for epochs in (5, 10, 40):
+    for epochs in (5, 10):
         yield f"epochs {epochs}", replace(start, epochs=epochs)
     for rate in (3e-4, 3e-3):
         yield f"learning rate {rate:g}", replace(start, learning_rate=rate)
-    for weight in (0.0, 0.2, 1.0):
+    yield "no λ at all (MMA)", replace(start, losses=LossWeights(0, 0, 0, 0))
+    for weight in (0.0, 0.2):
         losses = replace(start.losses, image_consistency=weight, text_consistency=weight)
         yield f"λ3 = λ4 = {weight:g}", replace(start, losses=losses)
     for weight in (0.0, 1.0):
         losses = replace(start.losses, image_reconstruction=weight, text_reconstruction=weight)
         yield f"λ1 = λ2 = {weight:g}", replace(start, losses=losses)
-    yield "no λ at all (MMA)", replace(start, losses=LossWeights(0, 0, 0, 0))
-    for rank in (8, 64):
-        yield f"rank {rank}", replace(start, adapter=replace(start.adapter, rank=rank))
-    for alpha in (0.1, 3.0):
-        yield f"α = {alpha:g}", replace(start, adapter=replace(start.adapter, alpha=alpha))
-    later = replace(start.adapter, image_first=5, text_first=4)
-    yield "the last two and one blocks", replace(start, adapter=later)
+    later = replace(start.adapter, image_first=start.adapter.image_first + 2)
+    yield "two image blocks fewer", replace(start, adapter=later)
+    yield "α = 0.1", replace(start, adapter=replace(start.adapter, alpha=0.1))
+    yield "rank 8", replace(start, adapter=replace(start.adapter, rank=8))
 
 
 def pools(clip: FrozenCLIP, data: Path) -> tuple[Pool, Pool]:
@@ -92,6 +91,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="a JSON line for each setting")
     arguments = parser.parse_args()
+    keep_freed_memory()
     clip = load_clip()
     train, test = pools(clip, arguments.data)
     for name, settings in candidates(default_settings(clip)):

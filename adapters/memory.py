@@ -1,6 +1,6 @@
 """Keeps freed memory in the process. A convolution's buffers are as large as its input; glibc gives
 them back to the kernel and asks again at each layer, which on a CPU takes longer than the products
-themselves: `python -m service.memory` measures both."""
+themselves: `python -m adapters.memory` measures both."""
 
 import ctypes
 import time
