@@ -19,6 +19,7 @@ from adapters.clip import FrozenCLIP
 from adapters.errors import BadArtifact
 from service import metrics
 from service.engine import Engine
+from service.errors import NotFound
 from service.registry.adapters import Version
 
 Tier = Literal["device", "host", "blob"]
@@ -111,9 +112,13 @@ class Tiers:
         return tier
 
     def _read(self, version: Version) -> AdapterWeights:
-        data = self._fetch(version.path)
+        name = f"the file of {version.adapter} version {version.number}"
+        try:
+            data = self._fetch(version.path)
+        except NotFound as error:
+            raise BadArtifact(f"{name} is missing") from error
         if sha256(data) != version.sha256:
-            raise BadArtifact(f"the file of {version.adapter} version {version.number} was changed")
+            raise BadArtifact(f"{name} was changed")
         artifact: Artifact = decode(data)
         check_clip(artifact.manifest, self._clip)
         return artifact.weights

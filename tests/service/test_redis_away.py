@@ -110,5 +110,9 @@ def test_a_broken_blob_is_an_error_never_another_answer(
     assert response.status_code == 500
     assert "was changed" in response.json()["detail"]
     api.services.registry.blobs.delete(version.path)
-    assert tenant._http.post("/classify", data=asked, files=files).status_code == 404
+    missing = tenant._http.post("/classify", data=asked, files=files)
+    assert (missing.status_code, missing.json()["detail"]) == (
+        500,
+        "the file of things version 2 is missing",
+    )
     assert tenant._http.post("/classify", data={"adapter": "things"}, files=files).is_success
