@@ -26,7 +26,7 @@ def api(own_redis: Settings, clip: FrozenCLIP):
     yield from start_api(own_redis, clip)
 
 
-def long_job(api: Api, samples: list[Sample], epochs: int = 60):
+def long_job(api: Api, samples: list[Sample], epochs: int = 30):
     client = api.new_tenant()
     dataset = upload(client, samples[:6] + samples[24:30])
     return client, client.create_job(dataset, "things", params={"epochs": epochs})["job"]
