@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import redis
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -80,9 +79,8 @@ def worker(
     """A training worker alone, against the same. SIGTERM: ends the fit in hand, then stops."""
     from adapters.memory import keep_freed_memory
     from service.desk import RegistryDesk
-    from service.services import clip_of, image_limits, registry_of
+    from service.services import broker_of, clip_of, image_limits, registry_of
     from training import worker as training_worker
-    from training.jobs import make_broker
 
     keep_freed_memory()
     with errors():
@@ -93,8 +91,7 @@ def worker(
             threading.Thread(target=_stop_with, args=(parent, stop), daemon=True).start()
         registry, clip = registry_of(settings), clip_of(settings)
         desk = RegistryDesk(registry, clip, image_limits(settings), settings.min_images)
-        client = redis.Redis.from_url(settings.redis_url or "redis://127.0.0.1:6379/0")
-        training_worker.run(make_broker(client), clip, desk, stop)
+        training_worker.run(broker_of(settings), clip, desk, stop)
 
 
 @app.command()

@@ -4,11 +4,14 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
+from pydantic import ValidationError
 from rich.console import Console
+from rich.text import Text
 
 from adapters.errors import RMAdapterError
+from service.errors import problems_of
 
 out, err = Console(), Console(stderr=True)
 
@@ -23,6 +26,13 @@ def errors() -> Iterator[None]:
     """One line on stderr and exit code 1 for everything that can go wrong by itself."""
     try:
         yield
+    except ValidationError as error:  # of a setting
+        wrong = [f"{problem.field}: {problem.reason}" for problem in problems_of(error.errors())]
+        _end("; ".join(wrong))
     except (RMAdapterError, OSError) as error:
-        err.print(f"[red]error:[/] {error}", highlight=False)
-        sys.exit(1)
+        _end(str(error))
+
+
+def _end(reason: str) -> NoReturn:
+    err.print("[red]error:[/]", Text(reason), highlight=False)
+    sys.exit(1)

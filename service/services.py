@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import redis
 import torch
+from dramatiq.brokers.redis import RedisBroker
 
 from adapters.bank import Bank
 from adapters.clip import FrozenCLIP, Precision, load_clip
@@ -17,6 +19,7 @@ from service.registry.adapters import Version
 from service.settings import Settings
 from service.tiers import Tiers
 from training.fit import default_settings
+from training.jobs import make_broker
 
 _REDIS_URL = "redis://127.0.0.1:6379/0"
 
@@ -32,6 +35,11 @@ class Services:
     classifier: Classifier
     keys: Recall[str]
     versions: Recall[Version]
+
+
+def broker_of(settings: Settings) -> RedisBroker:
+    """The job queue, for a worker."""
+    return make_broker(redis.Redis.from_url(settings.redis_url or _REDIS_URL))
 
 
 def registry_of(settings: Settings) -> Registry:

@@ -94,6 +94,14 @@ def test_a_second_up_on_the_same_folder_is_refused(up: Up) -> None:
     assert "another `rmadapter up` runs on" in done.stderr.replace("\n", " ")
 
 
+def test_a_setting_that_is_none_is_told_by_its_name(tmp_path: Path) -> None:
+    options = ["--backend", "abacus", "--data-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "service", "up", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "backend: Input should be 'auto' or 'torch'" in done.stderr.replace("\n", " ")
+
+
 def test_a_port_in_use_is_told_at_once(up: Up, tmp_path: Path) -> None:
     port = up.url.rsplit(":", 1)[1]
     command = [sys.executable, "-m", "service", "up", "--port", port, "--data-dir", str(tmp_path)]
