@@ -219,14 +219,12 @@ def base_to_novel(
 ) -> list[Result]:
     """Trains on the first half of the sorted classes; each half is tested among its own names."""
     half = math.ceil(len(data.classes) / 2)  # CoOp's: of an odd number, one more is base
-    runs: dict[str, list[_Run]] = {label: [] for label in plan}
-    for seed in seeds:
+
+    def draw(seed: int) -> tuple[Pool, list[Pool]]:
         drawn, test = data.draw(shots, seed)
-        train = drawn.only(0, half)
-        tests = [test.only(0, half), test.only(half, len(data.classes))]
-        for label, fit in plan.items():
-            runs[label].append(_run(fit, train, seed, tests))
-            on_fit(label, seed)
+        return drawn.only(0, half), [test.only(0, half), test.only(half, len(data.classes))]
+
+    runs = _runs(plan, seeds, on_fit, draw)
     return [_result(label, runs[label], shots, seeds, novel=1) for label in plan]
 
 
@@ -238,12 +236,12 @@ def few_shot_accuracy(
     on_fit: OnFit = lambda label, seed: None,
 ) -> list[Result]:
     """Trains and tests on all classes."""
-    runs: dict[str, list[_Run]] = {label: [] for label in plan}
-    for seed in seeds:
+
+    def draw(seed: int) -> tuple[Pool, list[Pool]]:
         train, test = data.draw(shots, seed)
-        for label, fit in plan.items():
-            runs[label].append(_run(fit, train, seed, [test]))
-            on_fit(label, seed)
+        return train, [test]
+
+    runs = _runs(plan, seeds, on_fit, draw)
     return [_result(label, runs[label], shots, seeds) for label in plan]
 
 
@@ -257,13 +255,8 @@ def transfer(
 ) -> list[Result]:
     """Trains on all classes of the source, tests on each target among the target's own names:
     cross-data-set, and with the same classes in another look, domain generalisation."""
-    runs: dict[str, list[_Run]] = {label: [] for label in plan}
     tests = [target.everything() for target in targets.values()]
-    for seed in seeds:
-        train, _ = source.draw(shots, seed)
-        for label, fit in plan.items():
-            runs[label].append(_run(fit, train, seed, tests))
-            on_fit(label, seed)
+    runs = _runs(plan, seeds, on_fit, lambda seed: (source.draw(shots, seed)[0], tests))
     return [
         _result(label, runs[label], shots, seeds, at=i, target=target)
         for i, target in enumerate(targets)
@@ -311,6 +304,22 @@ class _Run:
     tallies: list[_Tally]
     seconds: float
     parameters: int
+
+
+def _runs(
+    plan: Plan,
+    seeds: Sequence[int],
+    on_fit: OnFit,
+    draw: Callable[[int], tuple[Pool, list[Pool]]],
+) -> dict[str, list[_Run]]:
+    """Every method on the same draws: `draw` gives (training pictures, test sets) of a seed."""
+    runs: dict[str, list[_Run]] = {label: [] for label in plan}
+    for seed in seeds:
+        train, tests = draw(seed)
+        for label, fit in plan.items():
+            runs[label].append(_run(fit, train, seed, tests))
+            on_fit(label, seed)
+    return runs
 
 
 def _run(fit: Callable[[Pool, int], Fitted], train: Pool, seed: int, tests: list[Pool]) -> _Run:
