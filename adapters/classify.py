@@ -3,11 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adapters.clip import FrozenCLIP
 from adapters.errors import BadClasses
 
 TEMPLATE = "a photo of a {}."
@@ -41,12 +39,3 @@ def prompts(classes: Sequence[str], template: str = TEMPLATE) -> list[str]:
 def scores(images: Tensor, classes: Tensor, logit_scale: float) -> Tensor:
     """Softmax over classes of cos(x, w_c)/τ: unit [B, e], unit [C, e] → [B, C]."""
     return F.softmax(logit_scale * images @ classes.T, dim=-1)
-
-
-@torch.inference_mode()
-def zero_shot_features(
-    clip: FrozenCLIP, classes: Sequence[str], template: str = TEMPLATE
-) -> Tensor:
-    """The frozen CLIP's class features: unit float32 [C, e]."""
-    ids = clip.tokenize(prompts(classes, template))
-    return clip.text_upper(clip.text_lower(ids, 1), ids, 1)

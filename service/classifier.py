@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from adapters.bank import FROZEN
-from adapters.classify import TEMPLATE, check_classes, check_template, prompts
+from adapters.classify import TEMPLATE, check_classes, check_template, prompts, scores
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadImage
 from adapters.pixels import ImageLimits, Pixels, decode
@@ -210,9 +211,10 @@ class Classifier:
             return _failed(file, BadImage("the model could not process this picture"))
         version = question.version
         scale = version.logit_scale if version else self._clip.logit_scale
-        scores = _softmax(scale * (texts @ feature))
-        order = np.argsort(-scores, kind="stable")[: question.top_k]
-        ranked = tuple((question.classes[i], float(scores[i])) for i in order)
+        row = torch.from_numpy(feature).unsqueeze(0)  # [1, e]
+        ranking = scores(row, torch.from_numpy(texts), scale)[0].numpy()  # [C]
+        order = np.argsort(-ranking, kind="stable")[: question.top_k]
+        ranked = tuple((question.classes[i], float(ranking[i])) for i in order)
         sure = question.min_score is None or ranked[0][1] >= question.min_score
         return Answer(file.name, ranked[0][0] if sure else None, ranked)
 
@@ -220,11 +222,6 @@ class Classifier:
 def default_template(version: Version | None) -> str:
     """The template that an adapter was fitted with; CLIP's usual one without an adapter."""
     return version.template if version else TEMPLATE
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    exp = np.exp(logits - logits.max())
-    return np.asarray(exp / exp.sum(), dtype=np.float32)
 
 
 def _failed(file: Upload, error: BadImage) -> Answer:

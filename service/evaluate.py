@@ -181,7 +181,7 @@ def paper(
                 _print_paper_row(folder, done[folder])
         if as_json:
             rows = [{"data_set": f} | result for f in folders for result in done[f]]
-            print(json.dumps({"results": rows}, indent=2))
+            print_json({"results": rows})
 
 
 def _paper_row(

@@ -16,13 +16,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.classify import prompts, zero_shot_features
+from adapters.classify import prompts
 from adapters.clip import FrozenCLIP
 from adapters.config import LossWeights
 from adapters.errors import RMAdapterError, UnsupportedModel
 from adapters.rmadapter import CLIPAdapters
 from training.data import ImageSet
-from training.fit import FitSettings, Frozen, Prepared, class_features, default_settings, fit_rows
+from training.fit import (
+    FitSettings,
+    Frozen,
+    Prepared,
+    class_features,
+    default_settings,
+    fit_rows,
+    prepare_classes,
+)
 
 METHODS = ("zero-shot", "lp++", "tip-adapter-f", "clip-lora", "mma", "rmadapter")
 
@@ -170,7 +178,7 @@ def fit_method(
 
 def _zero_shot(clip: FrozenCLIP, template: str) -> Callable[[Pool, Sequence[str]], Tensor]:
     def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
-        return pool.features @ zero_shot_features(clip, classes, template).T
+        return pool.features @ class_features(clip, None, classes, template).T
 
     return cosines
 
@@ -218,7 +226,7 @@ def fit_lp(clip: FrozenCLIP, train: Pool, settings: MethodSettings) -> Fitted:
     """LP++: full-batch gradient steps whose sizes are bounds on the loss's curvature."""
     plan, template = settings.lp, settings.fit.template
     features, labels = train.features, train.labels.to(clip.device)
-    text = zero_shot_features(clip, train.classes, template).clone()
+    text = class_features(clip, None, train.classes, template).clone()
     probe = LinearProbe(features, labels, text, plan.alpha_scale)
     n = len(features)
     weight_step = 4 * n / float(torch.linalg.eigvalsh(features.T @ features).max())
@@ -248,7 +256,7 @@ def fit_tip(clip: FrozenCLIP, train: Pool, settings: MethodSettings, seed: int) 
     """Tip-Adapter-F: the cache's keys start at the pictures' features, and are trained."""
     plan, template = settings.tip, settings.fit.template
     features, labels = train.features, train.labels.to(clip.device)
-    text = zero_shot_features(clip, train.classes, template)
+    text = class_features(clip, None, train.classes, template)
     values = F.one_hot(labels, len(text)).float()
     frozen = clip.logit_scale * features @ text.T
     alpha, beta = plan.alpha, plan.beta
@@ -443,14 +451,7 @@ def trained_parameters(adapters: CLIPAdapters, reconstructs: bool) -> int:
 @torch.no_grad()
 def prepare_pool(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Prepared:
     """As `training.fit.prepare`, from a pool's tokens."""
-    config = settings.adapter
-    tokens = torch.cat([clip.image_between(x, 1, config.image_first) for x in train.chunks(clip)])
-    ids = clip.tokenize(prompts(train.classes, settings.template))
-    text = clip.text_lower(ids, config.text_first)
-    return Prepared(
-        Frozen(tokens, train.features),
-        Frozen(text, clip.text_upper(text, ids, config.text_first)),
-        ids,
-        train.labels.to(clip.device),
-        settings,
-    )
+    first = settings.adapter.image_first
+    tokens = torch.cat([clip.image_between(x, 1, first) for x in train.chunks(clip)])
+    images = Frozen(tokens, train.features)
+    return prepare_classes(clip, train.classes, images, train.labels, settings)

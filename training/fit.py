@@ -102,15 +102,24 @@ def prepare(clip: FrozenCLIP, data: ImageSet, settings: FitSettings) -> Prepared
     for chunk in data.pixels.split(_CHUNK):
         tokens.append(clip.image_lower(chunk, config.image_first))
         features.append(clip.image_upper(tokens[-1], config.image_first))
-    ids = clip.tokenize(prompts(data.classes, settings.template))
-    text = clip.text_lower(ids, config.text_first)
-    return Prepared(
-        Frozen(torch.cat(tokens), torch.cat(features)),
-        Frozen(text, clip.text_upper(text, ids, config.text_first)),
-        ids,
-        data.labels.to(clip.device),
-        settings,
-    )
+    images = Frozen(torch.cat(tokens), torch.cat(features))
+    return prepare_classes(clip, data.classes, images, data.labels, settings)
+
+
+@torch.no_grad()
+def prepare_classes(
+    clip: FrozenCLIP,
+    classes: Sequence[str],
+    images: Frozen,
+    labels: Tensor,
+    settings: FitSettings,
+) -> Prepared:
+    """Adds every class's prompt to pictures that went through the frozen blocks already."""
+    first = settings.adapter.text_first
+    ids = clip.tokenize(prompts(classes, settings.template))
+    tokens = clip.text_lower(ids, first)
+    text = Frozen(tokens, clip.text_upper(tokens, ids, first))
+    return Prepared(images, text, ids, labels.to(clip.device), settings)
 
 
 def fit(

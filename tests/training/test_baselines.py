@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from adapters.classify import zero_shot_features
+from adapters.classify import TEMPLATE
 from adapters.clip import FrozenCLIP
 from adapters.config import LossWeights, TowerShape
 from adapters.errors import RMAdapterError, UnsupportedModel
@@ -28,7 +28,7 @@ from training.baselines import (
     trained_parameters,
 )
 from training.data import ImageSet
-from training.fit import default_settings, prepare
+from training.fit import class_features, default_settings, prepare
 
 OTHERS = ("a starfish", "an umbrella")
 
@@ -46,7 +46,7 @@ def settings(clip: FrozenCLIP) -> MethodSettings:
 
 
 def zero_shot(clip: FrozenCLIP, pool: Pool, classes) -> torch.Tensor:
-    return pool.features @ zero_shot_features(clip, classes).T
+    return pool.features @ class_features(clip, None, classes, TEMPLATE).T
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -91,7 +91,7 @@ def test_a_pool_is_prepared_as_the_pictures_themselves_are(clip, few, pool, sett
 
 
 def test_lp_starts_at_the_class_means_blended_with_text(clip, pool):
-    text = zero_shot_features(clip, pool.classes)
+    text = class_features(clip, None, pool.classes, TEMPLATE)
     probe = LinearProbe(pool.features, pool.labels, text, 250.0)
     means = torch.stack([pool.features[pool.labels == c].mean(0) for c in range(3)])
     torch.testing.assert_close(probe.weight.data, 6 * means)  # six shots

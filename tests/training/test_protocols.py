@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from adapters.classify import zero_shot_features
+from adapters.classify import TEMPLATE
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadDataset
 from service.demo.__main__ import PHOTOS
 from training.baselines import Fitted, Pool, make_pool
 from training.data import ImageSet
+from training.fit import class_features
 from training.protocols import (
     DataSet,
     base_to_novel,
@@ -65,7 +66,7 @@ def watching(seen: list):
 
 def zero_shot(clip: FrozenCLIP):
     def cosines(pool: Pool, classes) -> torch.Tensor:
-        return pool.features @ zero_shot_features(clip, classes).T
+        return pool.features @ class_features(clip, None, classes, TEMPLATE).T
 
     return lambda train, seed: Fitted(0, cosines)
 
