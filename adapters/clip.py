@@ -1,7 +1,8 @@
 """The frozen CLIP, cut into lower and upper blocks. The one file that imports open_clip.
 
-Both towers are open_clip's own modules, called block by block, so that with no adapter the result
-is open_clip's own to the bit; an adapter adds a `Delta` to the output of a block.
+Both towers are open_clip's own modules, called block by block; an adapter adds a `Delta` to the
+output of a block. With no adapter the result is open_clip's own, but for the order of additions in
+the last block, which is run only for the token that is read.
 """
 
 import hashlib
@@ -94,13 +95,19 @@ class FrozenCLIP:
         with self.autocast():
             return _through(self.model.visual.transformer.resblocks, tokens, range(first, last))
 
-    def image_upper(self, tokens: Tensor, first: int, delta: Delta | None = None) -> Tensor:
-        """The input of block `first` to unit features: [B, T, d] → float32 [B, e]."""
+    def image_upper(
+        self, tokens: Tensor, first: int, delta: Delta | None = None, after: Tensor | None = None
+    ) -> Tensor:
+        """The input of block `first` to unit features: [B, T, d] → float32 [B, e].
+
+        Args:
+            after: what block `first` itself makes of `tokens`, where that is known already.
+        """
         visual = self.model.visual
-        blocks = range(first, self.image.blocks + 1)
+        at = torch.zeros(len(tokens), dtype=torch.long, device=self.device)  # the class token
         with self.autocast():
-            x = _through(visual.transformer.resblocks, tokens, blocks, delta)
-            pooled, _ = visual._pool(x)
+            x = _read(visual.transformer.resblocks, tokens, first, at, delta, after)
+            pooled, _ = visual._pool(x.unsqueeze(1))
             return _unit(pooled if visual.proj is None else pooled @ visual.proj)
 
     def text_lower(self, ids: Tensor, first: int) -> Tensor:
@@ -109,20 +116,26 @@ class FrozenCLIP:
         with self.autocast():
             x = model.token_embedding(ids.to(self.device)) + model.positional_embedding[:length]
             mask = model.attn_mask[:length, :length]
-            return _through(model.transformer.resblocks, x, range(1, first), mask=mask)
+            return _through(model.transformer.resblocks, x, range(1, first), mask)
 
     def text_upper(
-        self, tokens: Tensor, ids: Tensor, first: int, delta: Delta | None = None
+        self,
+        tokens: Tensor,
+        ids: Tensor,
+        first: int,
+        delta: Delta | None = None,
+        after: Tensor | None = None,
     ) -> Tensor:
-        """The input of text block `first` to unit features: [N, L, d] → float32 [N, e]."""
+        """The input of text block `first` to unit features: [N, L, d] → float32 [N, e].
+
+        Args:
+            after: as in `image_upper`.
+        """
         model, length = self.model, ids.shape[1]
-        blocks = range(first, self.text.blocks + 1)
-        mask = model.attn_mask[:length, :length]
+        mask, at = model.attn_mask[:length, :length], self.end_of_text(ids)
         with self.autocast():
-            x = _through(model.transformer.resblocks, tokens, blocks, delta, mask)
-            rows = torch.arange(len(x), device=self.device)
-            pooled = model.ln_final(x[rows, self.end_of_text(ids)])
-            return _unit(_project(pooled, model.text_projection))
+            x = _read(model.transformer.resblocks, tokens, first, at, delta, after, mask)
+            return _unit(_project(model.ln_final(x), model.text_projection))
 
     def end_of_text(self, ids: Tensor) -> Tensor:
         """Where each prompt ends: int64 [N, L] → int64 [N], on the device."""
@@ -244,21 +257,57 @@ def _check_supported(model: nn.Module, tokenizer: object) -> None:
         raise UnsupportedModel(f"its tokenizer is {type(tokenizer).__name__}; {_SUPPORTED}")
     if model.text_pool_type not in ("argmax", "eos") or model.attn_mask is None:
         raise UnsupportedModel(f"its text tower is not read at end-of-text; {_SUPPORTED}")
+    if model.visual.pool_type != "tok":
+        raise UnsupportedModel(f"its image tower is not read at the class token; {_SUPPORTED}")
 
 
 def _through(
+    blocks: nn.ModuleList, x: Tensor, numbers: Iterable[int], mask: Tensor | None = None
+) -> Tensor:
+    """Runs the numbered blocks (from 1), frozen."""
+    for number in numbers:
+        x = blocks[number - 1](x, attn_mask=mask)
+    return x
+
+
+def _read(
     blocks: nn.ModuleList,
     x: Tensor,
-    numbers: Iterable[int],
+    first: int,
+    at: Tensor,
     delta: Delta | None = None,
+    after: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Runs the numbered blocks (from 1); a delta reads a block's input and adds to its output."""
-    for number in numbers:
+    """Runs blocks `first`…K, and reads one token a row: [B, T, d], `at` int64 [B] → [B, d].
+
+    A delta reads a block's input and adds to its output. Nothing reads the last block's other
+    tokens, so it is run for the one token alone, which spares most of it.
+    """
+    rows, last = torch.arange(len(x), device=x.device), len(blocks)
+    if first > last:
+        return x[rows, at]
+    for number in range(first, last + 1):
         added = delta(number, x) if delta is not None else None
-        x = blocks[number - 1](x, attn_mask=mask)
-        x = x if added is None else x + added
-    return x
+        if number == first and after is not None:
+            x = after
+        elif number < last:
+            x = blocks[number - 1](x, attn_mask=mask)
+        else:
+            x = _one_token(blocks[number - 1], x, at, mask)
+        x = x if added is None else x + (added if x.ndim == 3 else added[rows, at])
+    return x if x.ndim == 2 else x[rows, at]
+
+
+def _one_token(block: ResidualAttentionBlock, x: Tensor, at: Tensor, mask: Tensor | None) -> Tensor:
+    """A block's output for the token at `at` of each row: [B, T, d] → [B, d]."""
+    rows = torch.arange(len(x), device=x.device)
+    if mask is not None:  # one row of it for each prompt and head: [B · heads, 1, T]
+        mask = mask[at].unsqueeze(1).repeat_interleave(block.attn.num_heads, 0)
+    normed = block.ln_1(x)
+    seen = block.attention(normed[rows, at].unsqueeze(1), normed, normed, mask)
+    y = x[rows, at] + block.ls_1(seen.squeeze(1))
+    return y + block.ls_2(block.mlp(block.ln_2(y)))  # type: ignore[no-any-return]
 
 
 def _project(pooled: Tensor, projection: nn.Module | Tensor | None) -> Tensor:

@@ -24,11 +24,11 @@ from adapters.rmadapter import CLIPAdapters
 from training.data import ImageSet
 from training.fit import (
     FitSettings,
-    Frozen,
     Prepared,
     class_features,
     default_settings,
     fit_rows,
+    freeze,
     prepare_classes,
 )
 
@@ -319,19 +319,33 @@ class LoRAAttention(nn.Module):
         self.dropout, self.scale = nn.Dropout(plan.dropout), 1 / math.sqrt(rank)
         self._frozen = [frozen]  # in a list: no parameter of ours
 
+    @property
+    def num_heads(self) -> int:
+        return self._frozen[0].num_heads
+
     def forward(
-        self, x: Tensor, *_: Tensor, attn_mask: Tensor | None = None, need_weights: bool = False
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        need_weights: bool = False,
+        attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """Self-attention, [B, T, d] → [B, T, d], as the replaced module returns it."""
+        """Attention, [B, Q, d] and twice [B, T, d] → [B, Q, d], as the replaced module returns it.
+
+        Args:
+            attn_mask: [Q, T], or [B · heads, Q, T].
+        """
         frozen = self._frozen[0]
-        plain = F.linear(x, frozen.in_proj_weight, frozen.in_proj_bias).chunk(3, -1)
+        weights, biases = frozen.in_proj_weight.chunk(3), frozen.in_proj_bias.chunk(3)
         parts = []
-        for part, down, up in zip(plain, self.down, self.up, strict=True):
-            low = self.dropout(x) @ down.T @ up.T
-            heads = (part + self.scale * low).unflatten(-1, (frozen.num_heads, -1))
-            parts.append(heads.transpose(1, 2))  # [B, heads, T, d/heads]
-        q, k, v = parts
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        for i, x in enumerate((query, key, value)):
+            low = self.dropout(x) @ self.down[i].T @ self.up[i].T
+            part = F.linear(x, weights[i], biases[i]) + self.scale * low
+            parts.append(part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2))
+        if attn_mask is not None and attn_mask.ndim == 3:
+            attn_mask = attn_mask.unflatten(0, (-1, self.num_heads))
+        seen = F.scaled_dot_product_attention(*parts, attn_mask=attn_mask)
         return frozen.out_proj(seen.transpose(1, 2).flatten(2)), None
 
 
@@ -452,6 +466,5 @@ def trained_parameters(adapters: CLIPAdapters, reconstructs: bool) -> int:
 def prepare_pool(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Prepared:
     """As `training.fit.prepare`, from a pool's tokens."""
     first = settings.adapter.image_first
-    tokens = torch.cat([clip.image_between(x, 1, first) for x in train.chunks(clip)])
-    images = Frozen(tokens, train.features)
+    images = freeze(clip, (clip.image_between(x, 1, first) for x in train.chunks(clip)), first)
     return prepare_classes(clip, train.classes, images, train.labels, settings)

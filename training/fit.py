@@ -1,11 +1,12 @@
 """Fits an RMAdapter to labelled pictures. No Redis, no environment, no files.
 
-Without augmentation what the lower blocks make of a picture or a prompt never changes, nor do the
-frozen features of the consistency loss: both are computed once, and only upper blocks run.
+Without augmentation what the blocks below the first adapter, and the frozen block beside it, make
+of a picture or a prompt never changes, nor do the frozen features of the consistency loss: all are
+computed once, and only the blocks above run.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,10 +72,11 @@ def default_settings(clip: FrozenCLIP, **changes: Any) -> FitSettings:
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """One tower's part that never changes: inputs of block k, and the frozen unit features."""
+    """One tower's part that never changes, k being the block of the first adapter."""
 
-    tokens: Tensor  # [N, T, d]
-    features: Tensor  # float32 [N, e]
+    tokens: Tensor  # [N, T, d], what block k reads
+    after: Tensor  # [N, T, d], what block k itself makes of it
+    features: Tensor  # float32 [N, e], unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,19 @@ def prepare(clip: FrozenCLIP, data: ImageSet, settings: FitSettings) -> Prepared
     if len(data.classes) < 2:
         raise BadDataset("a classifier needs at least two classes")
     config = settings.adapter
-    tokens, features = [], []
-    for chunk in data.pixels.split(_CHUNK):
-        tokens.append(clip.image_lower(chunk, config.image_first))
-        features.append(clip.image_upper(tokens[-1], config.image_first))
-    images = Frozen(torch.cat(tokens), torch.cat(features))
+    chunks = (clip.image_lower(chunk, config.image_first) for chunk in data.pixels.split(_CHUNK))
+    images = freeze(clip, chunks, config.image_first)
     return prepare_classes(clip, data.classes, images, data.labels, settings)
+
+
+def freeze(clip: FrozenCLIP, chunks: Iterable[Tensor], first: int) -> Frozen:
+    """From the inputs of image block `first`, some [B, T, d] at a time."""
+    parts = []
+    for tokens in chunks:
+        after = clip.image_between(tokens, first, first + 1)
+        parts.append((tokens, after, clip.image_upper(after, first + 1)))
+    tokens, after, features = map(torch.cat, zip(*parts, strict=True))
+    return Frozen(tokens, after, features)
 
 
 @torch.no_grad()
@@ -117,8 +126,8 @@ def prepare_classes(
     """Adds every class's prompt to pictures that went through the frozen blocks already."""
     first = settings.adapter.text_first
     ids = clip.tokenize(prompts(classes, settings.template))
-    tokens = clip.text_lower(ids, first)
-    text = Frozen(tokens, clip.text_upper(tokens, ids, first))
+    tokens, after = clip.text_lower(ids, first), clip.text_lower(ids, first + 1)
+    text = Frozen(tokens, after, clip.text_upper(after, ids, first + 1))
     return Prepared(images, text, ids, labels.to(clip.device), settings)
 
 
@@ -169,14 +178,15 @@ def cosines(
     if adapters is None:
         return prepared.images.features[rows] @ prepared.text.features.T
     config = prepared.settings.adapter
-    images = [
-        clip.image_upper(prepared.images.tokens[chunk], config.image_first, adapters.image.delta)
+    images, text = prepared.images, prepared.text
+    first, delta = config.image_first, adapters.image.delta
+    seen = [
+        clip.image_upper(images.tokens[chunk], first, delta, images.after[chunk])
         for chunk in rows.split(_CHUNK)
     ]
-    text = clip.text_upper(
-        prepared.text.tokens, prepared.ids, config.text_first, adapters.text.delta
-    )
-    return torch.cat(images) @ text.T
+    first, delta = config.text_first, adapters.text.delta
+    read = clip.text_upper(text.tokens, prepared.ids, first, delta, text.after)
+    return torch.cat(seen) @ read.T
 
 
 @torch.inference_mode()
@@ -210,8 +220,9 @@ def _step_loss(
 
     def loss(rows: Tensor) -> Tensor:
         see, read = Reconstruction(adapters.image), Reconstruction(adapters.text, counted)
-        x = clip.image_upper(images.tokens[rows], config.image_first, see)
-        w = clip.text_upper(text.tokens, ids, config.text_first, read)
+        seen, after = images.tokens[rows], images.after[rows]
+        x = clip.image_upper(seen, config.image_first, see, after)
+        w = clip.text_upper(text.tokens, ids, config.text_first, read, text.after)
         return total_loss(
             clip.logit_scale * x @ w.T,
             prepared.labels[rows],
