@@ -321,7 +321,7 @@ class LoRAAttention(nn.Module):
 
     @property
     def num_heads(self) -> int:
-        return self._frozen[0].num_heads
+        return int(self._frozen[0].num_heads)
 
     def forward(
         self,
@@ -345,7 +345,8 @@ class LoRAAttention(nn.Module):
             parts.append(part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2))
         if attn_mask is not None and attn_mask.ndim == 3:
             attn_mask = attn_mask.unflatten(0, (-1, self.num_heads))
-        seen = F.scaled_dot_product_attention(*parts, attn_mask=attn_mask)
+        q, k, v = parts
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         return frozen.out_proj(seen.transpose(1, 2).flatten(2)), None
 
 
