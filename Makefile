@@ -8,7 +8,7 @@ setup: .venv/.done
 .venv/.done: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[embedded,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[embedded,cpu,dev]'
 	touch $@
 
 demo: setup  ## starts the service, fits on carried photos, prints a table

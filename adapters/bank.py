@@ -93,7 +93,7 @@ class TowerBank:
         self.up_bias[slot, skip:] = weights.up_bias.to(self.down.device)
 
     def clear(self, slot: int) -> None:
-        for tensor in (self.down, self.down_bias, self.up, self.up_bias):
+        for tensor in self.tensors():
             tensor[slot].zero_()
 
     def delta(self, slots: Sequence[int]) -> Delta | None:
@@ -102,7 +102,11 @@ class TowerBank:
             return None
         if len(set(slots)) == 1:
             return self._one_adapter(slots[0])
-        return self._gathered(torch.tensor(slots, device=self.down.device))
+        return gathered(torch.tensor(slots, device=self.down.device), self.first, self.tensors())
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(down, down_bias, up, up_bias), all slots."""
+        return self.down, self.down_bias, self.up, self.up_bias
 
     def _one_adapter(self, slot: int) -> Delta:
         def delta(block: int, x: Tensor) -> Tensor | None:  # [B, T, d] → [B, T, d]
@@ -114,17 +118,26 @@ class TowerBank:
 
         return delta
 
-    def _gathered(self, index: Tensor) -> Delta:
-        def delta(block: int, x: Tensor) -> Tensor | None:  # [B, T, d] → [B, T, d]
-            i = block - self.first
-            if i < 0:
-                return None
-            down, up = self.down[index, i].to(x.dtype), self.up[index, i].to(x.dtype)
-            down_bias = self.down_bias[index, i].to(x.dtype).unsqueeze(1)
-            up_bias = self.up_bias[index, i].to(x.dtype).unsqueeze(1)
-            return torch.baddbmm(up_bias, F.gelu(torch.baddbmm(down_bias, x, down)), up)
 
-        return delta
+def gathered(slots: Tensor, first: int, bank: tuple[Tensor, Tensor, Tensor, Tensor]) -> Delta:
+    """What the adapters in `slots`, int64 [B], add: each row's gathered, then batched products.
+
+    Args:
+        first: the block of the bank's first adapter.
+        bank: (down, down_bias, up, up_bias) of all slots.
+    """
+    down, down_bias, up, up_bias = bank
+
+    def delta(block: int, x: Tensor) -> Tensor | None:  # [B, T, d] → [B, T, d]
+        i = block - first
+        if i < 0:
+            return None
+        into, out = down[slots, i].to(x.dtype), up[slots, i].to(x.dtype)
+        into_bias = down_bias[slots, i].to(x.dtype).unsqueeze(1)
+        out_bias = up_bias[slots, i].to(x.dtype).unsqueeze(1)
+        return torch.baddbmm(out_bias, F.gelu(torch.baddbmm(into_bias, x, into)), out)
+
+    return delta
 
 
 class Bank:

@@ -31,6 +31,14 @@ def check_template(template: str) -> None:
         raise BadClasses(f"the template {template!r} must hold exactly one {{}} for the class name")
 
 
+def mean_features(features: Tensor) -> Tensor:
+    """The features of a class's prompts to its own: unit [..., P, e] → unit [..., e].
+
+    The mean over templates in feature space, as CLIP's own ImageNet ensemble takes it.
+    """
+    return F.normalize(features.mean(-2), dim=-1)
+
+
 def prompts(classes: Sequence[str], template: str = TEMPLATE) -> list[str]:
     """One prompt a class; underscores in a name, as folders have them, are read as spaces."""
     return [template.replace("{}", name.replace("_", " ").strip()) for name in classes]

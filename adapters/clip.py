@@ -56,7 +56,7 @@ class FrozenCLIP:
     Attributes:
         name: the model's name, with its pretrained tag.
         fingerprint: SHA-256 of the weights in float32, whatever precision they run in.
-        image, text: the shapes of the two towers.
+        image, text: the shapes of the two towers; embed_dim: the width e of their features.
         logit_scale: 1/τ, the model's own.
     """
 
@@ -77,6 +77,7 @@ class FrozenCLIP:
         visual = model.visual.transformer
         self.image = TowerShape(visual.width, len(visual.resblocks))
         self.text = TowerShape(model.transformer.width, len(model.transformer.resblocks))
+        self.embed_dim = int(model.visual.output_dim)
         self.context_length = int(model.context_length)
         self.logit_scale = math.exp(float(model.logit_scale))
         self._tokenizer = tokenizer
@@ -104,7 +105,7 @@ class FrozenCLIP:
             after: what block `first` itself makes of `tokens`, where that is known already.
         """
         visual = self.model.visual
-        at = torch.zeros(len(tokens), dtype=torch.long, device=self.device)  # the class token
+        at = torch.zeros(tokens.shape[0], dtype=torch.long, device=self.device)  # the class token
         with self.autocast():
             x = _read(visual.transformer.resblocks, tokens, first, at, delta, after)
             pooled, _ = visual._pool(x.unsqueeze(1))
@@ -150,18 +151,25 @@ class FrozenCLIP:
         Raises:
             BadClasses: a prompt is longer than the tower's context; names it.
         """
-        rows = [self._tokenizer.encode(prompt) for prompt in prompts]
-        for prompt, row in zip(prompts, rows, strict=True):
-            if len(row) + 2 > self.context_length:
-                raise BadClasses(
-                    f"{_shorten(prompt)!r} has {len(row) + 2} tokens,"
-                    f" more than this model's {self.context_length}"
-                )
-        start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
-        ids = torch.zeros(len(rows), max(map(len, rows), default=0) + 2, dtype=torch.long)
+        rows = [self._encode(prompt) for prompt in prompts]
+        ids = torch.zeros(len(rows), max(map(len, rows), default=0), dtype=torch.long)
         for i, row in enumerate(rows):
-            ids[i, : len(row) + 2] = torch.tensor([start, *row, end])
+            ids[i, : len(row)] = torch.tensor(row)
         return ids
+
+    def lengths(self, prompts: Iterable[str]) -> list[int]:
+        """How many tokens each prompt has, start and end of text counted. Raises as `tokenize`."""
+        return [len(self._encode(prompt)) for prompt in prompts]
+
+    def _encode(self, prompt: str) -> list[int]:
+        tokenizer = self._tokenizer
+        row = [tokenizer.sot_token_id, *tokenizer.encode(prompt), tokenizer.eot_token_id]
+        if len(row) > self.context_length:
+            raise BadClasses(
+                f"{_shorten(prompt)!r} has {len(row)} tokens,"
+                f" more than this model's {self.context_length}"
+            )
+        return row
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 matrix products where asked for; float32 otherwise."""
@@ -284,7 +292,7 @@ def _read(
     A delta reads a block's input and adds to its output. Nothing reads the last block's other
     tokens, so it is run for the one token alone, which spares most of it.
     """
-    rows, last = torch.arange(len(x), device=x.device), len(blocks)
+    rows, last = torch.arange(x.shape[0], device=x.device), len(blocks)
     if first > last:
         return x[rows, at]
     for number in range(first, last + 1):
@@ -301,7 +309,7 @@ def _read(
 
 def _one_token(block: ResidualAttentionBlock, x: Tensor, at: Tensor, mask: Tensor | None) -> Tensor:
     """A block's output for the token at `at` of each row: [B, T, d] → [B, d]."""
-    rows = torch.arange(len(x), device=x.device)
+    rows = torch.arange(x.shape[0], device=x.device)
     if mask is not None:  # one row of it for each prompt and head: [B · heads, 1, T]
         mask = mask[at].unsqueeze(1).repeat_interleave(block.attn.num_heads, 0)
     normed = block.ln_1(x)

@@ -19,6 +19,7 @@ from adapters.errors import (
     RMAdapterError,
 )
 from service.errors import (
+    ClientGone,
     Conflict,
     Forbidden,
     Invalid,
@@ -48,6 +49,7 @@ _STATUS: dict[type[RMAdapterError], tuple[int, str]] = {
     BadDataset: (422, "Data set not fit for a fit"),
     BadImage: (422, "Invalid picture"),
     TooMany: (429, "Too many requests"),
+    ClientGone: (499, "Client closed request"),
     BadArtifact: (500, "Adapter file unusable"),
     DoesNotFit: (500, "Adapter does not fit this server"),
     Unavailable: (503, "Unavailable"),

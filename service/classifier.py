@@ -6,13 +6,21 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from adapters.bank import FROZEN
-from adapters.classify import TEMPLATE, check_classes, check_template, prompts, scores
+from adapters.classify import (
+    TEMPLATE,
+    check_classes,
+    check_template,
+    mean_features,
+    prompts,
+    scores,
+)
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadImage
 from adapters.pixels import ImageLimits, Pixels, decode
@@ -41,7 +49,7 @@ class Question:
     tenant: str
     version: Version | None
     classes: tuple[str, ...]
-    template: str
+    templates: tuple[str, ...]  # several: a class's feature is the mean over them
     top_k: int | None
     min_score: float | None
 
@@ -80,7 +88,7 @@ class Classifier:
     ) -> None:
         self._clip, self._engine, self._tiers, self._limits = clip, engine, tiers, limits
         self._decoders = ThreadPoolExecutor(decode_threads, "decode")
-        self._text: OrderedDict[tuple[str, str], Feature] = OrderedDict()
+        self._text: OrderedDict[tuple[str, tuple[str, ...], str], Feature] = OrderedDict()
         self._text_limit = text_features
 
     async def classify(
@@ -94,7 +102,8 @@ class Classifier:
         """
         self._check_files(files)
         check_classes(question.classes, self._limits.classes)
-        check_template(question.template)
+        for template in question.templates:
+            check_template(template)
         async with self._deadline(), self._lease(question.version) as lease:
             pixels = await asyncio.gather(*(self._decode(file.data) for file in files))
             texts = await self._text_features(question, lease)
@@ -123,7 +132,7 @@ class Classifier:
                     raise Invalid("an input is not a picture", Problem(f"input[{i}]", str(content)))
                 contents.append(content)
             texts = [content for content in contents if isinstance(content, str)]
-            tokens = int((self._clip.tokenize(texts) > 0).sum()) if texts else 0
+            tokens = sum(self._clip.lengths(texts))
             return [_whole(f) for f in await self._run(tenant, lease, contents)], tokens
 
     @asynccontextmanager
@@ -161,23 +170,52 @@ class Classifier:
         return pixels
 
     async def _text_features(self, question: Question, lease: Lease) -> NDArray[np.float32]:
-        """[C, e], from memory where it was made before: by weights and prompt."""
+        """[C, e], from memory where it was made before: by weights, templates and class."""
         weights = question.version.sha256 if question.version else ""
-        wanted = prompts(question.classes, question.template)
-        missing = [p for p in dict.fromkeys(wanted) if (weights, p) not in self._text]
-        found = {p: self._text[weights, p] for p in wanted if (weights, p) in self._text}
-        if missing:
-            self._clip.tokenize(missing)  # names a prompt that is too long before any work is done
-        for start in range(0, len(missing), _TEXT_ROWS):
-            chunk = missing[start : start + _TEXT_ROWS]
-            features = await self._run(question.tenant, lease, chunk)
-            found.update(zip(chunk, map(_whole, features), strict=True))
-        for prompt in wanted:
-            self._text[weights, prompt] = found[prompt]
-            self._text.move_to_end((weights, prompt))
+        keys = [(weights, question.templates, name) for name in question.classes]
+        found = {key: self._text[key] for key in keys if key in self._text}
+        missing = [key[2] for key in keys if key not in found]
+        made = await self._ensembles(question, lease, missing)
+        found |= {(weights, question.templates, name): made[name] for name in missing}
+        for key in keys:
+            self._text[key] = found[key]
+            self._text.move_to_end(key)
         while len(self._text) > self._text_limit:
             self._text.popitem(last=False)
-        return np.stack([found[prompt] for prompt in wanted])
+        return np.stack([found[key] for key in keys])
+
+    async def _ensembles(
+        self, question: Question, lease: Lease, names: Sequence[str]
+    ) -> dict[str, Feature]:
+        """Each name's feature, the mean over the templates."""
+        by_template = [prompts(names, template) for template in question.templates]
+        made = await self._prompt_features(question.tenant, lease, list(chain(*by_template)))
+        if len(by_template) == 1:
+            return {name: made[prompt] for name, prompt in zip(names, by_template[0], strict=True)}
+        stacks = [
+            np.stack([made[p] for p in of_name]) for of_name in zip(*by_template, strict=True)
+        ]
+        means = [mean_features(torch.from_numpy(stack)).numpy() for stack in stacks]
+        return dict(zip(names, means, strict=True))
+
+    async def _prompt_features(
+        self, tenant: str, lease: Lease, texts: Sequence[str]
+    ) -> dict[str, Feature]:
+        """Short ones first: a batch is as long as its longest.
+
+        Raises:
+            BadClasses: one is too long, before any work is done.
+        """
+        distinct = list(dict.fromkeys(texts))
+        loop = asyncio.get_running_loop()
+        lengths = await loop.run_in_executor(self._decoders, self._clip.lengths, distinct)
+        order = [text for _, text in sorted(zip(lengths, distinct, strict=True))]
+        made: dict[str, Feature] = {}
+        for start in range(0, len(order), _TEXT_ROWS):
+            chunk = order[start : start + _TEXT_ROWS]
+            features = await self._run(tenant, lease, chunk)
+            made.update(zip(chunk, map(_whole, features), strict=True))
+        return made
 
     async def _run(
         self,
@@ -192,7 +230,11 @@ class Classifier:
             return []
         self._engine.submit(rows)
         waiting = [asyncio.wrap_future(row.future) for row in rows]
-        results = await asyncio.gather(*waiting, return_exceptions=True)
+        try:
+            results = await asyncio.gather(*waiting, return_exceptions=True)
+        except asyncio.CancelledError:  # the client has gone, or the deadline passed
+            self._engine.withdraw(rows)
+            raise
         for result in results:
             if isinstance(result, BaseException) and not (
                 one_by_one and isinstance(result, Exception)

@@ -1,7 +1,8 @@
 """The thread that owns the device, and the queue before it.
 
 Rows of all tenants wait in one fair queue, which fills while the device works; each batch takes
-what waits, a row of each tenant in turn. A row that breaks the batch fails alone.
+what waits, a row of each tenant in turn. A row that breaks the batch fails alone; rows that nobody
+waits for any more leave the queue.
 """
 
 import threading
@@ -23,6 +24,7 @@ from service.errors import TooMany, Unavailable
 Feature = NDArray[np.float32]  # [e], unit
 
 _RETRY_SECONDS = 1  # a full queue of 1,024 rows is a second or two of work
+_PROMPT = 1 / 16  # of a picture's work at most: a dozen tokens where that has two hundred
 
 
 @dataclass(slots=True)
@@ -34,6 +36,11 @@ class Row:
     content: Pixels | str
     future: "Future[Feature]" = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
+
+    @property
+    def work(self) -> float:
+        """What it takes of a batch, in pictures."""
+        return _PROMPT if isinstance(self.content, str) else 1.0
 
 
 class FairQueue:
@@ -54,10 +61,20 @@ class FairQueue:
             self._rows.setdefault(row.tenant, deque()).append(row)
         self._size += len(rows)
 
-    def take(self, most: int) -> list[Row]:
-        """Up to `most` rows, one of each tenant in turn; what nobody waits for is dropped."""
+    def withdraw(self, rows: Sequence[Row]) -> None:
+        """Gives up the places of those of the rows that still wait."""
+        gone = set(map(id, rows))
+        for tenant in {row.tenant for row in rows} & self._rows.keys():
+            kept = deque(row for row in self._rows[tenant] if id(row) not in gone)
+            self._size -= len(self._rows[tenant]) - len(kept)
+            self._rows[tenant] = kept
+            if not kept:
+                del self._rows[tenant]
+
+    def take(self, most: float) -> list[Row]:
+        """Rows worth up to `most` pictures, one of each tenant in turn; none that was given up."""
         taken: list[Row] = []
-        while self._rows and len(taken) < most:
+        while self._rows and most >= 1:
             tenant, rows = self._rows.popitem(last=False)
             row = rows.popleft()
             self._size -= 1
@@ -65,6 +82,7 @@ class FairQueue:
                 self._rows[tenant] = rows
             if row.future.set_running_or_notify_cancel():
                 taken.append(row)
+                most -= row.work
         return taken
 
 
@@ -101,6 +119,14 @@ class Engine:
             self._queue.put(rows)
             metrics.QUEUED_ROWS.set(len(self._queue))
             self._wake.notify()
+
+    def withdraw(self, rows: Sequence[Row]) -> None:
+        """Takes back rows that nobody waits for any more; those in a batch already run on."""
+        for row in rows:
+            row.future.cancel()
+        with self._wake:
+            self._queue.withdraw(rows)
+            metrics.QUEUED_ROWS.set(len(self._queue))
 
     def call(self, function: Callable[[], Any]) -> "Future[Any]":
         """Runs a function on the device's thread, between two batches."""

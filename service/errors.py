@@ -59,6 +59,10 @@ class Unavailable(RMAdapterError):
         self.retry_after = retry_after
 
 
+class ClientGone(RMAdapterError):
+    """The client disconnected before its answer."""
+
+
 def problems_of(errors: Iterable[Mapping[str, Any]]) -> list[Problem]:
     """Pydantic's errors as problems, each with the path of its field."""
     return [Problem(_path(error["loc"]), str(error["msg"])) for error in errors]

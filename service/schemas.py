@@ -169,6 +169,9 @@ class ImageIn(_In):
     file: str | None = Field(None, max_length=300, description="a name for the answer")
 
 
+Template = Annotated[str, Field(max_length=200)]
+
+
 class ClassifyIn(_In):
     """`classes` unset: the adapter's own. `adapter` unset: zero-shot."""
 
@@ -176,7 +179,9 @@ class ClassifyIn(_In):
     classes: list[str] | None = None
     adapter: str | None = None
     version: int | None = Field(None, ge=1)
-    template: str | None = Field(None, max_length=200)
+    template: Template | Annotated[list[Template], Field(max_length=100)] | None = Field(
+        None, description="a list: a class's feature is the mean over its prompts"
+    )
     top_k: int | None = Field(None, ge=1)
     min_score: float | None = Field(None, ge=0, le=1)
 

@@ -10,7 +10,7 @@ from dramatiq.brokers.redis import RedisBroker
 from adapters.bank import Bank
 from adapters.clip import FrozenCLIP, Precision, load_clip
 from adapters.pixels import ImageLimits
-from service.backends import TorchBackend
+from service.choose import open_backend
 from service.classifier import Classifier, Limits
 from service.engine import Engine
 from service.recall import Recall
@@ -22,6 +22,8 @@ from training.fit import default_settings
 from training.jobs import make_broker
 
 _REDIS_URL = "redis://127.0.0.1:6379/0"
+_GPU_BATCH = 32
+_CPU_BATCH = 8  # a CPU is no faster on larger ones, and who comes next waits longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,11 @@ def open_services(settings: Settings, clip: FrozenCLIP | None = None) -> Service
     clip = clip or clip_of(settings)
     registry = registry_of(settings)
     bank = _bank(settings, clip)
-    engine = Engine(TorchBackend(clip, bank), settings.max_batch, settings.max_queued_rows)
-    tiers = Tiers(engine, clip, bank.slots, settings.host_adapters, registry.blobs.get)
+    batch = settings.max_batch or (_GPU_BATCH if clip.device.type == "cuda" else _CPU_BATCH)
+    backend = open_backend(settings, clip, bank, batch)
+    engine = Engine(backend, batch, settings.max_queued_rows)
+    pinned = settings.pinned_adapters()
+    tiers = Tiers(engine, clip, bank.slots, settings.host_adapters, registry.blobs.get, pinned)
     limits = Limits(
         image_limits(settings),
         settings.max_images,

@@ -25,13 +25,24 @@ class Settings(BaseSettings):
     pretrained: str | None = Field(None, description="its open_clip tag or weights file")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA")
-    backend: Literal["auto", "torch"] = Field("auto", description="what runs the model")
+    backend: Literal["auto", "torch", "onnx"] = Field(
+        "auto", description="what runs the model; auto: the faster one, measured at the start"
+    )
+    cache_dir: Path = Field(
+        Path.home() / ".cache" / "rmadapter", description="where exported ONNX graphs are kept"
+    )
 
     bank_bytes: int = Field(256 * 2**20, description="device memory for adapters")
     bank_rank: int = Field(32, description="the largest rank an adapter may have")
     host_adapters: int = Field(1024, description="adapters kept in host memory behind the bank")
+    pinned: str = Field(
+        "", description="adapters that stay on the device once used: tenant/adapter, by commas"
+    )
     text_features: int = Field(100_000, description="class features kept in memory")
-    max_batch: int = Field(32, description="rows of one batch")
+    lower_prompts: int = Field(10_000, description="prompts whose lower blocks' output is kept")
+    max_batch: int | None = Field(
+        None, ge=1, description="pictures of one batch; unset: 32 on a GPU, 8 on a CPU"
+    )
     max_queued_rows: int = Field(1024, description="rows waiting for the device, all tenants")
     decode_threads: int = Field(4, description="pictures decoded at once")
     request_seconds: float = Field(30.0, description="a classify request's deadline")
@@ -47,6 +58,10 @@ class Settings(BaseSettings):
     max_tenant_images: int = Field(200_000, description="pictures of one tenant")
     max_open_jobs: int = Field(20, description="jobs of one tenant that are queued or running")
     tenant_parallel_jobs: int = Field(2, description="of these, how many workers may share at once")
+
+    def pinned_adapters(self) -> frozenset[str]:
+        """`tenant/adapter` of each."""
+        return frozenset(name.strip() for name in self.pinned.split(",") if name.strip())
 
     def environment(self) -> dict[str, str]:
         """These settings as the environment of a child process."""

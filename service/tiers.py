@@ -16,7 +16,7 @@ from typing import Literal
 from adapters.artifact import Artifact, check_clip, decode, sha256
 from adapters.bank import FROZEN, AdapterWeights
 from adapters.clip import FrozenCLIP
-from adapters.errors import BadArtifact
+from adapters.errors import BadArtifact, DoesNotFit
 from service import metrics
 from service.engine import Engine
 from service.errors import NotFound
@@ -45,10 +45,19 @@ class Tiers:
         slots: int,
         host_adapters: int,
         fetch: Callable[[str], bytes],
+        pinned: frozenset[str] = frozenset(),
     ) -> None:
+        """`pinned` are adapters, as tenant/adapter, that nothing puts off the device again.
+
+        Raises:
+            DoesNotFit: they would fill the bank.
+        """
         self._engine, self._clip, self._fetch = engine, clip, fetch
         self._free = list(range(slots - 1, FROZEN, -1))
         self._capacity = len(self._free)
+        if len(pinned) >= self._capacity:
+            raise DoesNotFit(f"{len(pinned)} pinned adapters fill a bank of {self._capacity}")
+        self._pinned: dict[str, str] = dict.fromkeys(pinned, "")  # tenant/adapter → last sha256
         self._resident: OrderedDict[str, int] = OrderedDict()  # sha256 → slot, oldest use first
         self._leases: Counter[str] = Counter()
         self._host: OrderedDict[str, AdapterWeights] = OrderedDict()
@@ -68,6 +77,9 @@ class Tiers:
         sha = version.sha256
         self._count_use(sha)
         self._leases[sha] += 1  # from now on its slot is not given away
+        name = f"{version.tenant}/{version.adapter}"
+        if name in self._pinned:
+            self._pinned[name] = sha
         try:
             tier = await self._ensure(version)
             metrics.ADAPTER_LOOKUPS.labels(tier).inc()
@@ -129,9 +141,10 @@ class Tiers:
             self._host.popitem(last=False)
 
     async def _take_slot(self) -> int:
-        """A free slot, or that of the least recently used adapter that none leases."""
+        """A free slot, or that of the least recently used adapter that none leases or pins."""
         while not self._free:
-            idle = next((sha for sha in self._resident if sha not in self._leases), None)
+            kept = {*self._leases, *self._pinned.values()}
+            idle = next((sha for sha in self._resident if sha not in kept), None)
             if idle is not None:
                 metrics.ADAPTER_EVICTIONS.inc()
                 return self._resident.pop(idle)

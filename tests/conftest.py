@@ -30,6 +30,7 @@ from training.data import ImageSet, Sample, image_set, read_samples
 from training.fit import default_settings
 
 ADMIN_KEY = "an-admin-key-for-tests"
+os.environ.setdefault("RMADAPTER_BACKEND", "torch")  # exporting to ONNX is for test_backends.py
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 

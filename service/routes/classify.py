@@ -15,6 +15,7 @@ from service.auth import CurrentTenant, Reach
 from service.classifier import Answer, Question, Upload, default_template
 from service.errors import Invalid, Problem, problems_of
 from service.registry.adapters import Version
+from service.routes.gone import unless_gone
 from service.schemas import (
     ClassifyIn,
     ClassifyOut,
@@ -41,7 +42,11 @@ _FORM = {
         },
         "adapter": {"type": "string", "description": "unset: zero-shot"},
         "version": {"type": "integer", "description": "unset: the live one"},
-        "template": {"type": "string", "example": "a photo of a {}."},
+        "template": {
+            "type": "array",
+            "items": {"type": "string", "example": "a photo of a {}."},
+            "description": "repeated: a class's feature is the mean over its prompts",
+        },
         "top_k": {"type": "integer"},
         "min_score": {"type": "number", "description": "label is null below it"},
     },
@@ -66,7 +71,7 @@ async def classify(
     body, files = await _read(request, reach)
     version = await _version(reach, tenant, body.adapter, body.version)
     question = _question(tenant, version, body)
-    answers, lease = await reach.classifier.classify(question, files)
+    answers, lease = await unless_gone(request, reach.classifier.classify(question, files))
     if version:
         response.headers["x-adapter-cache"] = lease.tier
         response.headers["x-adapter-version"] = str(version.number)
@@ -118,8 +123,9 @@ def _question(tenant: str, version: Version | None, body: ClassifyIn) -> Questio
     if body.classes is None and version is None:
         raise Invalid("zero-shot needs class names", Problem("classes", "required"))
     classes = tuple(body.classes if body.classes is not None else version.classes)  # type: ignore[union-attr]
-    template = body.template or default_template(version)
-    return Question(tenant, version, classes, template, body.top_k, body.min_score)
+    given = body.template or default_template(version)
+    templates = (given,) if isinstance(given, str) else tuple(given)
+    return Question(tenant, version, classes, templates, body.top_k, body.min_score)
 
 
 def _result(answer: Answer) -> ResultOut:
@@ -170,11 +176,12 @@ async def _read_form(request: Request, reach: Services) -> tuple[ClassifyIn, Seq
 
 def _fields(form: FormData) -> dict[str, Any]:
     fields: dict[str, Any] = {
-        name: value for name, value in form.items() if name not in ("files", "classes")
+        name: value for name, value in form.items() if name not in ("files", "classes", "template")
     }
-    classes = form.getlist("classes")
-    if classes:
+    if classes := form.getlist("classes"):
         fields["classes"] = _class_names(classes)
+    if templates := form.getlist("template"):
+        fields["template"] = templates
     return fields
 
 

@@ -1,6 +1,7 @@
 """The queue is fair and bounded; a row that breaks fails alone."""
 
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -9,13 +10,21 @@ from service.engine import Engine, FairQueue, Row
 from service.errors import TooMany, Unavailable
 
 
+@dataclass(frozen=True)
+class Picture:
+    name: str
+
+
 class FakeBackend:
-    """Features are the prompt's length; small enough to read. `gate` holds the device up."""
+    """Features are the name's length; small enough to read. `gate` holds the device up."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.gate = threading.Event()
         self.gate.set()
+
+    def images(self, pixels, slots):
+        return self.texts([picture.name for picture in pixels], slots)
 
     def texts(self, prompts, slots):
         self.gate.wait()
@@ -23,9 +32,6 @@ class FakeBackend:
         if "poison" in prompts:
             raise RuntimeError("device error")
         return np.array([[len(p), s] for p, s in zip(prompts, slots, strict=True)], np.float32)
-
-    def images(self, pixels, slots):
-        return np.zeros((len(pixels), 2), np.float32)
 
     def write(self, slot, weights) -> None:
         self.batches.append([f"write {slot}"])
@@ -47,8 +53,8 @@ def engine(backend: FakeBackend):
     running.stop()
 
 
-def rows(tenant: str, *prompts: str) -> list[Row]:
-    return [Row(tenant, 0, prompt) for prompt in prompts]
+def rows(tenant: str, *names: str) -> list[Row]:
+    return [Row(tenant, 0, Picture(name)) for name in names]
 
 
 def test_a_tenant_with_one_row_waits_for_one_row_of_a_flood() -> None:
@@ -61,7 +67,7 @@ def test_a_tenant_with_one_row_waits_for_one_row_of_a_flood() -> None:
 def test_rows_of_a_tenant_keep_their_order() -> None:
     queue = FairQueue(100)
     queue.put(rows("t", "1", "2", "3"))
-    assert [row.content for row in queue.take(2) + queue.take(2)] == ["1", "2", "3"]
+    assert [row.content.name for row in queue.take(2) + queue.take(2)] == ["1", "2", "3"]
 
 
 def test_a_full_queue_takes_nothing_of_a_request_that_does_not_fit() -> None:
@@ -82,8 +88,36 @@ def test_a_row_that_nobody_waits_for_frees_its_place() -> None:
     assert len(queue) == 0
 
 
+def test_prompts_take_a_sixteenth_of_a_pictures_place_in_a_batch() -> None:
+    queue = FairQueue(100)
+    queue.put([Row("t", 0, "a prompt") for _ in range(50)])
+    assert len(queue.take(2)) == 17  # 16, and the one that ends the batch
+    queue.put(rows("u", "1", "2"))
+    assert [type(row.content) for row in queue.take(2)] == [str, Picture]
+
+
+def test_rows_that_are_withdrawn_free_their_places_at_once(
+    engine: Engine, backend: FakeBackend
+) -> None:
+    backend.gate.clear()
+    engine.submit(rows("t", "hold"))
+    while len(engine._queue):
+        pass
+    gone, kept = rows("t", *"12345678"), rows("u", "kept")
+    engine.submit(gone)
+    with pytest.raises(TooMany):
+        engine.submit(kept)
+    engine.withdraw(gone[:7])
+    engine.submit(kept)
+    assert len(engine._queue) == 2
+    backend.gate.set()
+    assert kept[0].future.result(5)[0] == 4
+    assert gone[7].future.result(5)[0] == 1
+    assert all(row.future.cancelled() for row in gone[:7])
+
+
 def test_each_row_gets_its_own_feature(engine: Engine) -> None:
-    waiting = [Row("t", slot, "x" * slot) for slot in range(1, 5)]
+    waiting = [Row("t", slot, Picture("x" * slot)) for slot in range(1, 5)]
     engine.submit(waiting)
     assert [row.future.result(5).tolist() for row in waiting] == [[s, s] for s in range(1, 5)]
 
