@@ -20,6 +20,9 @@ serve: setup  ## rmadapter up
 test: setup  ## the whole test suite
 	$(BIN)/python -m pytest
 
+bench: setup  ## both sides of every speed figure, and benchmark.json
+	$(BIN)/python -m tests.benchmarks
+
 check: setup  ## lint, format, types, layering
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -132,8 +132,11 @@ class Classifier:
                     raise Invalid("an input is not a picture", Problem(f"input[{i}]", str(content)))
                 contents.append(content)
             texts = [content for content in contents if isinstance(content, str)]
-            tokens = sum(self._clip.lengths(texts))
-            return [_whole(f) for f in await self._run(tenant, lease, contents)], tokens
+            read = await self._prompt_features(tenant, lease, texts)
+            pictures = [content for content in contents if not isinstance(content, str)]
+            seen = iter(await self._run(tenant, lease, pictures))
+            features = [read[c] if isinstance(c, str) else _whole(next(seen)) for c in contents]
+            return features, sum(self._clip.lengths(texts))
 
     @asynccontextmanager
     async def _deadline(self) -> AsyncIterator[None]:

@@ -34,6 +34,7 @@ class Services:
     registry: Registry
     clip: FrozenCLIP
     engine: Engine
+    backend: str  # which one runs the model
     classifier: Classifier
     keys: Recall[str]
     versions: Recall[Version]
@@ -83,7 +84,7 @@ def open_services(settings: Settings, clip: FrozenCLIP | None = None) -> Service
     classifier = Classifier(
         clip, engine, tiers, limits, settings.decode_threads, settings.text_features
     )
-    return Services(settings, registry, clip, engine, classifier, Recall(), Recall())
+    return Services(settings, registry, clip, engine, backend.name, classifier, Recall(), Recall())
 
 
 def _bank(settings: Settings, clip: FrozenCLIP) -> Bank:

@@ -5,16 +5,21 @@ import contextlib
 import http.client
 import io
 import json
+import threading
 import time
 import zipfile
 
 import httpx
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
+from adapters.clip import FrozenCLIP
 from service.client import Client, ClientError
-from tests.conftest import ADMIN_KEY, Api, run_job, upload
-from training.data import Sample
+from tests.conftest import ADMIN_KEY, Api, run_job, upload, wait_for
+from training.data import Sample, image_set
+from training.fit import class_features, image_features
 
 NAMES = ["crab", "cup", "lotus"]
 
@@ -417,6 +422,63 @@ def test_the_template_matters_and_is_the_fits_own_by_default(tenant: Client, fit
     assert scores() != scores(template="a drawing of a {}.")
 
 
+def test_several_templates_are_averaged_in_feature_space(
+    api: Api, tenant: Client, samples: list[Sample], clip: FrozenCLIP
+) -> None:
+    templates = ["a photo of a {}.", "a drawing of a {}.", "{}"]
+    by_template = [class_features(clip, None, NAMES, template) for template in templates]
+    classes = functional.normalize(torch.stack(by_template).mean(0), dim=-1)
+    picture = image_features(clip, None, image_set(samples[:1], clip.spec).pixels)
+    expected = functional.softmax(clip.logit_scale * picture @ classes.T, dim=-1)[0]
+    answers = [
+        tenant.call(
+            "POST",
+            "/classify",
+            json={
+                "images": [{"b64": base64.b64encode(samples[0].data).decode()}],
+                "classes": NAMES,
+                "template": given,
+            },
+        )
+        for given in (templates, templates[0], templates[:1])
+    ]
+    answers.append(
+        tenant.call(
+            "POST",
+            "/classify",
+            data={"classes": NAMES, "template": templates},
+            files=[("files", ("a", samples[0].data))],
+        )
+    )
+    scores = [
+        [{p["label"]: p["score"] for p in a["results"][0]["predictions"]}[n] for n in NAMES]
+        for a in answers
+    ]
+    assert scores[0] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert scores[3] == scores[0]
+    assert scores[1] == scores[2] != scores[0]
+
+
+def test_a_client_that_goes_away_frees_its_places_in_the_queue(
+    api: Api, tenant: Client, samples: list[Sample]
+) -> None:
+    release = threading.Event()
+    api.services.engine.call(lambda: release.wait(60))  # the device is busy
+    queue = api.services.engine._queue
+    try:
+        with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=2) as impatient:
+            impatient.post(
+                f"{api.url}/classify",
+                headers=tenant._http.headers,
+                data={"classes": NAMES},
+                files=[("files", (f"{i}", samples[i].data)) for i in range(5)],
+            )
+        wait_for(lambda: len(queue) == 0, 10)
+    finally:
+        release.set()
+    assert len(tenant.classify([("a", samples[0].data)], NAMES)["results"]) == 1
+
+
 def test_headers_say_version_cache_and_request(tenant: Client, fitted: str) -> None:
     data = {"adapter": fitted}
     response = raw(tenant, "POST", "/classify", data=data, files=_photo(_noise()))
@@ -546,8 +608,6 @@ def test_health_readiness_and_metrics(api: Api, tenant: Client) -> None:
 
 def test_readiness_fails_when_the_device_is_stuck(api: Api) -> None:
     """Promise 3: not only when the process is gone."""
-    import threading
-
     release = threading.Event()
     api.services.engine.call(lambda: release.wait(10))
     try:

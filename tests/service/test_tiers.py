@@ -8,7 +8,7 @@ import pytest
 from adapters.artifact import Artifact, Manifest, encode, sha256
 from adapters.bank import Bank
 from adapters.clip import FrozenCLIP
-from adapters.errors import BadArtifact
+from adapters.errors import BadArtifact, DoesNotFit
 from service.backends import TorchBackend
 from service.engine import Engine
 from service.registry.adapters import Version
@@ -118,6 +118,26 @@ def test_many_who_wait_for_one_adapter_load_it_once(tiers: Tiers, store: Store) 
 
     asyncio.run(run())
     assert len(store.reads) == 1
+
+
+def test_a_pinned_adapter_stays_on_the_device(
+    clip: FrozenCLIP, engine: Engine, store: Store
+) -> None:
+    a, b, c, _ = (replace(v, adapter=n) for v, n in zip(store.versions, "abcd", strict=True))
+    store.blobs |= {
+        v.path: store.blobs[s.path] for v, s in zip((a, b, c), store.versions[:3], strict=True)
+    }
+    tiers = Tiers(engine, clip, 3, 3, store.fetch, pinned=frozenset({"t/a"}))
+
+    async def run() -> list[str]:
+        return [await use(tiers, version) for version in (a, b, c, b, c, a)]
+
+    assert asyncio.run(run()) == ["blob", "blob", "blob", "host", "host", "device"]
+
+
+def test_pins_that_fill_the_bank_are_refused(clip: FrozenCLIP, engine: Engine) -> None:
+    with pytest.raises(DoesNotFit, match="2 pinned adapters fill a bank of 2"):
+        Tiers(engine, clip, 3, 3, lambda _: b"", pinned=frozenset({"t/a", "t/b"}))
 
 
 def test_a_leased_adapter_is_not_put_out(tiers: Tiers, store: Store) -> None:

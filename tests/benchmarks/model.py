@@ -1,0 +1,229 @@
+"""Rows about the model alone: towers, bank, prompts, backends, the fit."""
+
+from collections.abc import Iterator
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from adapters.bank import Bank
+from adapters.classify import prompts
+from adapters.clip import FrozenCLIP, load_clip
+from service.backends import TorchBackend
+from service.onnx_backend import OnnxBackend
+from tests.benchmarks import naive
+from tests.benchmarks.compare import Row, rates
+from tests.conftest import SHARED, random_weights
+from training.data import Sample, few_shot, image_set, read_samples
+from training.fit import class_features, default_settings, fit, image_features
+
+ROWS, PROMPTS_AT_ONCE = 32, 128
+
+
+@cache
+def clip_of(name: str) -> FrozenCLIP:
+    torch.manual_seed(0)
+    return load_clip(name)
+
+
+def full_bank(clip: FrozenCLIP, slots: int) -> Bank:
+    """A bank with an adapter in each slot but the frozen CLIP's."""
+    place = default_settings(clip).adapter
+    bank = Bank(clip.image, clip.text, slots, 32, place.image_first, place.text_first, clip.device)
+    for slot in range(1, slots):
+        bank.write(slot, random_weights(clip, slot))
+    return bank
+
+
+def pixels_for(clip: FrozenCLIP, rows: int) -> list[np.ndarray]:
+    size = clip.spec.size
+    generator = np.random.default_rng(0)
+    return list(generator.integers(0, 255, (rows, 3, size, size), dtype=np.uint8))
+
+
+@torch.inference_mode()
+def _open_clips_images(clip: FrozenCLIP, pixels: list[np.ndarray]) -> torch.Tensor:
+    mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in (clip.spec.mean, clip.spec.std))
+    rows = (torch.from_numpy(np.stack(pixels)).float() - mean) / std
+    return clip.model.encode_image(rows, normalize=True)
+
+
+def mixed_tenants_vs_frozen() -> Iterator[Row]:
+    clip = clip_of("ViT-B-16")
+    backend, pixels = TorchBackend(clip, full_bank(clip, ROWS + 1)), pixels_for(clip, ROWS)
+    slots = list(range(1, ROWS + 1))
+    yield rates(
+        "mixed_tenants_vs_frozen",
+        lambda: backend.images(pixels, slots),
+        lambda: _open_clips_images(clip, pixels),
+        ROWS,
+        n=3,
+        target=0.9,
+        note=f"ViT-B-16, {ROWS} rows on {ROWS} adapters, over open_clip's encode_image",
+    )
+
+
+def text_features_vs_open_clip() -> Iterator[Row]:
+    clip = clip_of("ViT-B-16")
+    bank = full_bank(clip, 2)
+    texts = prompts(open_clip.IMAGENET_CLASSNAMES)
+    full = torch.zeros(len(texts), clip.context_length, dtype=torch.long)
+    ids = clip.tokenize(texts)
+    full[:, : ids.shape[1]] = ids
+    made: dict[str, torch.Tensor] = {}
+
+    def ours() -> None:  # as the classifier queues them: short ones first
+        backend = TorchBackend(clip, bank)  # nothing kept from the last turn
+        lengths = clip.lengths(texts)
+        order = sorted(range(len(texts)), key=lengths.__getitem__)
+        out = np.empty((len(texts), clip.embed_dim), np.float32)
+        for start in range(0, len(order), PROMPTS_AT_ONCE):
+            rows = order[start : start + PROMPTS_AT_ONCE]
+            out[rows] = backend.texts([texts[i] for i in rows], [0] * len(rows))
+        made["ours"] = torch.from_numpy(out)
+
+    @torch.inference_mode()
+    def theirs() -> None:
+        chunks = full.split(PROMPTS_AT_ONCE)
+        made["theirs"] = torch.cat([clip.model.encode_text(c, normalize=True) for c in chunks])
+
+    row = rates(
+        "text_features_vs_open_clip",
+        ours,
+        theirs,
+        len(texts),
+        n=2,
+        unit="names/s",
+        target=4.0,
+        warm=False,
+    )
+    difference = (made["ours"] - made["theirs"]).abs().max().item()
+    note = f"ViT-B-16, ImageNet's 1,000 names, nothing cached; largest difference {difference:.0e}"
+    yield Row(**(row.to_dict() | {"note": note}))
+
+
+def onnx_vs_torch(folder: Path) -> Iterator[Row]:
+    for name, suffix in (("ViT-B-16", ""), ("bundled", "_bundled")):
+        clip = clip_of(name)
+        bank, pixels = full_bank(clip, 9), pixels_for(clip, 8)
+        plain, onnx = TorchBackend(clip, bank), OnnxBackend(clip, bank, folder)
+        slots = list(range(1, 9))
+        yield rates(
+            f"onnx_vs_torch{suffix}",
+            partial(onnx.images, pixels, slots),
+            partial(plain.images, pixels, slots),
+            len(pixels),
+            n=5,
+            target=1.0,
+            note=f"{name}, 8 rows on 8 adapters",
+        )
+
+
+def batch_sizes(folder: Path) -> Iterator[Row]:
+    """Why a CPU's batch is 8."""
+    clip = clip_of("bundled")
+    bank = full_bank(clip, 9)
+    onnx = OnnxBackend(clip, bank, folder)
+    large = pixels_for(clip, 32)
+    for rows in (1, 2, 4, 8, 16):
+        slots, parts = [i % 8 + 1 for i in range(32)], 32 // rows
+
+        def small(rows: int = rows, slots: list[int] = slots, parts: int = parts) -> None:
+            for part in range(parts):
+                at = slice(part * rows, (part + 1) * rows)
+                onnx.images(large[at], slots[at])
+
+        yield rates(
+            f"batch_of_{rows}_vs_32",
+            small,
+            partial(onnx.images, large, slots),
+            32,
+            n=3,
+            note="bundled, ONNX Runtime",
+        )
+
+
+def fit_vs_naive_loop() -> Iterator[Row]:
+    clip = clip_of("bundled")
+    samples = _twenty_classes(clip)
+    data = image_set(samples, clip.spec)
+    drawn, others = few_shot(data.labels, 16, seed=1)
+    chosen = [samples[i] for i in drawn.tolist()]
+    settings = default_settings(clip)
+    adapters = {}
+
+    def ours() -> None:
+        adapters["ours"] = fit(clip, image_set(chosen, clip.spec), settings)
+
+    def theirs() -> None:
+        adapters["theirs"] = naive.fit(clip, chosen, settings)
+
+    row = rates("fit_vs_naive_loop", ours, theirs, 1, n=1, unit="fits/s", target=3.0, warm=False)
+    test = data.take(others)
+    right = {
+        name: (
+            image_features(clip, fitted, test.pixels)
+            @ class_features(clip, fitted, test.classes, settings.template).T
+        ).argmax(1)
+        == test.labels
+        for name, fitted in adapters.items()
+    }
+    accuracy = {name: f"{answers.float().mean():.1%}" for name, answers in right.items()}
+    note = (
+        f"bundled, {len(data.classes)} classes, {len(chosen)} photos;"
+        f" accuracy on {len(test)} others {accuracy['ours']} and {accuracy['theirs']}"
+    )
+    yield Row(**(row.to_dict() | {"note": note}))
+
+
+def _twenty_classes(clip: FrozenCLIP) -> list[Sample]:
+    """Every fifth class of Caltech 101, 24 photos each."""
+    samples = list(read_samples(SHARED / "caltech101.zip"))
+    names = sorted({sample.label for sample in samples})[::5]
+    return [s for name in names for s in [s for s in samples if s.label == name][:24]]
+
+
+def share_of_matrix_rate() -> Iterator[Row]:
+    clip = clip_of("ViT-B-16")
+    backend, pixels = TorchBackend(clip, full_bank(clip, 9)), pixels_for(clip, 8)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode(False):
+        rows = torch.from_numpy(np.stack(pixels))
+        clip.image_upper(clip.image_lower(rows, 1), 1)
+    work = counter.get_total_flops()
+    left, right = torch.randn(2048, 2048), torch.randn(2048, 2048)
+
+    def products() -> None:
+        for _ in range(max(1, round(work / (2 * 2048**3)))):
+            left @ right
+
+    row = rates(
+        "images_vs_matrix_products",
+        partial(backend.images, pixels, list(range(1, 9))),
+        products,
+        work,
+        n=3,
+        unit="FLOP/s",
+        note="ViT-B-16, 8 rows on 8 adapters, over plain products of 2048×2048",
+    )
+    yield row
+
+
+def memory_of_a_thousand() -> Iterator[Row]:
+    """Resident memory that a thousand adapters of ViT-B/16 add."""
+    clip = clip_of("ViT-B-16")
+    before = resident_bytes()
+    bank = full_bank(clip, 1001)
+    added = (resident_bytes() - before) / 2**20
+    assert bank.slots == 1001
+    note = "ViT-B-16, rank 32, blocks 5…12 of both towers, float32"
+    yield Row("memory_of_1000_adapters", None, added, None, "MiB", 1, None, None, note)
+
+
+def resident_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no VmRSS here")

@@ -1,0 +1,248 @@
+"""Rows about the service: HTTP, tenants, tiers."""
+
+import asyncio
+import io
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from adapters.artifact import Artifact, Manifest, encode, sha256
+from adapters.bank import Bank
+from adapters.clip import FrozenCLIP
+from adapters.pixels import decode
+from service.choose import open_backend
+from service.classifier import Classifier, Limits, Question, Upload
+from service.engine import Engine
+from service.engine import Row as EngineRow
+from service.registry.adapters import Version
+from service.services import image_limits
+from service.settings import Settings
+from service.tiers import Tiers
+from tests.benchmarks import naive
+from tests.benchmarks.compare import Row, rates
+from tests.benchmarks.model import clip_of, resident_bytes
+from tests.conftest import Api, random_weights, start_api
+from training.fit import default_settings
+
+CLIENTS, TENANTS = 16, 32
+CLASSES = ("crab", "cup", "dolphin", "ewer", "lotus", "starfish", "umbrella", "wild cat")
+
+
+def photo(seed: int) -> bytes:
+    """A JPEG of 320×240 with structure, as small photos have."""
+    low = np.random.default_rng(seed).integers(0, 255, (15, 20, 3), dtype=np.uint8)
+    picture = Image.fromarray(low).resize((320, 240), Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def classify_http_vs_engine(settings: Settings) -> Iterator[Row]:
+    """16 clients over HTTP, against rows of the same pictures put straight into the engine."""
+    for name, suffix, requests, target in (
+        ("ViT-B-16", "", 32, 0.8),
+        ("bundled", "_bundled", 256, None),
+    ):
+        clip = clip_of(name)
+        with running(settings, clip) as api:
+            tenant = api.new_tenant()
+            pictures = [photo(i) for i in range(CLIENTS)]
+            pixels = [decode(data, clip.spec) for data in pictures]
+            ask = partial(_ask, tenant, pictures)
+
+            def over_http(ask: Callable[[int], object] = ask, requests: int = requests) -> None:
+                with ThreadPoolExecutor(CLIENTS) as clients:
+                    list(clients.map(ask, range(requests)))
+
+            def engine_alone(
+                engine: Engine = api.services.engine,
+                pixels: Sequence[np.ndarray] = pixels,
+                requests: int = requests,
+            ) -> None:
+                rows = [EngineRow("t", 0, pixels[i % CLIENTS]) for i in range(requests)]
+                engine.submit(rows)
+                for row in rows:
+                    row.future.result()
+
+            yield rates(
+                f"classify_http_vs_engine{suffix}",
+                over_http,
+                engine_alone,
+                requests,
+                n=3,
+                target=target,
+                note=f"{name}, {CLIENTS} clients, backend {api.services.backend}",
+            )
+
+
+def _ask(tenant: object, pictures: Sequence[bytes], i: int) -> object:
+    return tenant.classify([("p.jpg", pictures[i % len(pictures)])], CLASSES)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def running(settings: Settings, clip: FrozenCLIP) -> Iterator[Api]:
+    yield from start_api(settings, clip)
+
+
+def classify_vs_naive_swap(settings: Settings) -> Iterator[Row]:
+    clip = clip_of("bundled")
+    place = default_settings(clip).adapter
+    shelf = Shelf(clip, TENANTS)
+    pictures = [photo(i) for i in range(TENANTS)]
+    server = naive.SwappingServer(clip, (place.image_first, place.text_first))
+
+    def theirs() -> None:
+        for i in range(TENANTS):
+            server.classify(shelf.fetch(shelf.version(i).path), pictures[i], CLASSES)
+
+    with asyncio.Runner() as runner, serving(settings, clip, shelf, TENANTS + 1) as classifier:
+
+        async def all_tenants() -> None:
+            asked = (_classify(classifier, shelf.version(i), pictures[i]) for i in range(TENANTS))
+            await asyncio.gather(*asked)
+
+        yield rates(
+            "classify_vs_naive_swap",
+            lambda: runner.run(all_tenants()),
+            theirs,
+            TENANTS,
+            n=5,
+            target=2.0,
+            note=f"bundled, {TENANTS} tenants in turn, {len(CLASSES)} names, torch on both sides",
+        )
+
+
+async def _classify(classifier: Classifier, version: Version, picture: bytes) -> object:
+    question = Question(version.tenant, version, CLASSES, (version.template,), None, None)
+    return await classifier.classify(question, [Upload("p.jpg", picture)])
+
+
+def ten_thousand_adapters_vs_one(settings: Settings) -> Iterator[Row]:
+    """Pictures of 16 clients, each on an adapter drawn anew, in a bank of 64 slots."""
+    for name, suffix, requests, target in (
+        ("ViT-B-16", "", 48, 0.85),
+        ("bundled", "_bundled", 256, None),
+    ):
+        clip = clip_of(name)
+        shelf, picture = Shelf(clip, 10_000), photo(0)
+        ranks = 1 / np.arange(1, 10_001)
+        draws = {"zipf": ranks / ranks.sum(), "uniform": np.full(10_000, 1e-4)}
+        with asyncio.Runner() as runner, serving(settings, clip, shelf, 65) as classifier:
+            for law, weights in draws.items():
+                draw = partial(_draw, np.random.default_rng(0), weights)
+                load = partial(_lease_all, classifier, shelf)
+                runner.run(load(draw(300)))  # a bank as it is after a while
+                before = resident_bytes()
+                embed = partial(_embed_all, classifier, shelf, picture)
+                row = rates(
+                    f"ten_thousand_adapters_vs_one{suffix}" + ("" if law == "zipf" else "_uniform"),
+                    lambda embed=embed, draw=draw, k=requests: runner.run(embed(draw(k))),
+                    lambda embed=embed, k=requests: runner.run(embed([0] * k)),
+                    requests,
+                    n=3,
+                    target=target if law == "zipf" else None,
+                )
+                grown = (resident_bytes() - before) / 2**20
+                note = f"{name}, 64 slots, drawn by {law}; memory grew by {grown:.0f} MiB"
+                yield Row(**(row.to_dict() | {"note": note}))
+
+
+def _draw(generator: np.random.Generator, weights: np.ndarray, n: int) -> list[int]:
+    return [int(i) for i in generator.choice(len(weights), n, p=weights)]
+
+
+async def _lease_all(classifier: Classifier, shelf: "Shelf", numbers: Sequence[int]) -> None:
+    for number in numbers:
+        async with classifier._lease(shelf.version(number)):
+            pass
+
+
+async def _embed_all(
+    classifier: Classifier, shelf: "Shelf", picture: bytes, numbers: Sequence[int]
+) -> None:
+    places = asyncio.Semaphore(CLIENTS)
+
+    async def one(number: int) -> None:
+        async with places:
+            version = shelf.version(number)
+            await classifier.embed(version.tenant, version, [Upload("p.jpg", picture)])
+
+    await asyncio.gather(*map(one, numbers))
+
+
+def publish_to_first_answer(settings: Settings) -> Iterator[Row]:
+    """From sending the publish to the first answer on the new version, whose file no server has."""
+    clip = clip_of("bundled")
+    with running(settings, clip) as api:
+        tenant, picture = api.new_tenant(), photo(0)
+        adapters = api.services.registry.adapters
+        shelf = Shelf(clip, 12)
+        seconds = []
+        for i in range(11):
+            manifest = replace(shelf.manifest(i), tenant=tenant.tenant, adapter="a", version=i + 1)
+            weights = random_weights(clip, i)
+            adapters.add(manifest, encode(Artifact(manifest, weights)))
+            start = time.perf_counter()
+            tenant.call("PUT", "/v1/adapters/a/live", json={"version": i + 1})
+            answer = tenant.classify([("p.jpg", picture)], None, "a")
+            assert answer["version"] == i + 1
+            seconds.append(time.perf_counter() - start)
+        ms = 1000 * statistics.median(seconds[1:])
+        note = "bundled, 8 class names, one client over HTTP: load, text and picture included"
+        yield Row("publish_to_first_answer", None, ms, None, "ms", 10, None, None, note)
+
+
+class Shelf:
+    """An object store in memory that makes the artifact of any of n tenants from one template: the
+    same file but for its tenant and one weight, so that 10,000 take no room.
+    """
+
+    def __init__(self, clip: FrozenCLIP, n: int) -> None:
+        self._clip, self._weights, self._n = clip, random_weights(clip, 0), n
+        self._versions: dict[int, Version] = {}
+
+    def manifest(self, i: int) -> Manifest:
+        place = default_settings(self._clip).adapter
+        name, fingerprint = self._clip.name, self._clip.fingerprint
+        first = (place.image_first, place.text_first)
+        return Manifest(name, fingerprint, f"t{i}", "a", 1, CLASSES, "a {}", 100.0, *first, "now")
+
+    def version(self, i: int) -> Version:
+        if i not in self._versions:
+            data, m = self._file(i), self.manifest(i)
+            self._versions[i] = Version(
+                m.tenant, m.adapter, 1, sha256(data), len(data), m.clip, m.fingerprint,
+                m.classes, m.template, m.logit_scale, "now", {},
+            )  # fmt: skip
+        return self._versions[i]
+
+    def fetch(self, path: str) -> bytes:
+        return self._file(int(path.split("/")[1].removeprefix("t")))
+
+    def _file(self, i: int) -> bytes:
+        image = self._weights.image
+        up_bias = image.up_bias.clone()
+        up_bias[0, 0] = i / self._n
+        weights = replace(self._weights, image=replace(image, up_bias=up_bias))
+        return encode(Artifact(self.manifest(i), weights))
+
+
+@contextmanager
+def serving(settings: Settings, clip: FrozenCLIP, shelf: Shelf, slots: int) -> Iterator[Classifier]:
+    """A classifier over the shelf, torch behind it."""
+    place = default_settings(clip).adapter
+    bank = Bank(clip.image, clip.text, slots, 32, place.image_first, place.text_first)
+    plain = settings.model_copy(update={"backend": "torch"})
+    engine = Engine(open_backend(plain, clip, bank, 8), 8, 4096)
+    tiers = Tiers(engine, clip, slots, 256, shelf.fetch)
+    limits = Limits(image_limits(settings), 256, 1000, 600.0)
+    engine.start()
+    yield Classifier(clip, engine, tiers, limits, 2, 100_000)
+    engine.stop()
