@@ -8,7 +8,7 @@ from service.params import FitParams
 from service.registry.adapters import Adapter, Version
 from service.registry.datasets import Dataset
 from service.registry.jobs import Job
-from service.registry.tenants import Tenant
+from service.registry.tenants import Key, Scope, Tenant
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S")]
 AdapterName = Annotated[
@@ -37,9 +37,38 @@ class TenantOut(BaseModel):
 
 
 class KeyOut(BaseModel):
-    """The key is shown this once."""
+    """A tenant's new key, shown this once."""
 
     tenant: str
+    api_key: str
+
+
+class KeyIn(_In):
+    scope: Scope = Field(
+        "classify",
+        description="classify: classify, embeddings, the list of adapters; manage: everything",
+    )
+
+
+class RotateIn(_In):
+    scope: Scope = Field("manage", description="whose keys end, and what the new one may do")
+
+
+class KeyInfoOut(BaseModel):
+    """A key by its id; the key itself is not kept."""
+
+    key_id: str
+    scope: Scope
+    created_at: str
+
+    @classmethod
+    def of(cls, key: Key) -> "KeyInfoOut":
+        return cls(key_id=key.id, scope=key.scope, created_at=key.created_at)
+
+
+class NewKeyOut(KeyInfoOut):
+    """The key is shown this once."""
+
     api_key: str
 
 

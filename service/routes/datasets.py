@@ -9,7 +9,7 @@ from fastapi import APIRouter, File, Form, UploadFile
 from adapters.errors import BadImage
 from adapters.pixels import decode
 from service.archives import ArchiveLimits, Rejected, read_archive
-from service.auth import CurrentTenant, Reach
+from service.auth import Manager, Reach
 from service.errors import Invalid, Problem
 from service.routes.paging import Cursor, Limit, PageOut
 from service.schemas import DatasetOut, Named, RejectedOut, UploadOut
@@ -22,32 +22,32 @@ _MAX_LABEL = 100  # characters
 
 
 @router.post("", status_code=201)
-def create_dataset(reach: Reach, tenant: CurrentTenant, body: Named) -> DatasetOut:
+def create_dataset(reach: Reach, tenant: Manager, body: Named) -> DatasetOut:
     return DatasetOut.of(reach.registry.datasets.create(tenant, body.name))
 
 
 @router.get("")
 def list_datasets(
-    reach: Reach, tenant: CurrentTenant, limit: Limit = 100, cursor: Cursor = None
+    reach: Reach, tenant: Manager, limit: Limit = 100, cursor: Cursor = None
 ) -> PageOut[DatasetOut]:
     page = reach.registry.datasets.page(tenant, limit, cursor)
     return PageOut(items=[DatasetOut.of(d) for d in page.items], cursor=page.cursor)
 
 
 @router.get("/{dataset}")
-def get_dataset(reach: Reach, tenant: CurrentTenant, dataset: str) -> DatasetOut:
+def get_dataset(reach: Reach, tenant: Manager, dataset: str) -> DatasetOut:
     return DatasetOut.of(reach.registry.datasets.get(tenant, dataset))
 
 
 @router.delete("/{dataset}", status_code=204)
-def delete_dataset(reach: Reach, tenant: CurrentTenant, dataset: str) -> None:
+def delete_dataset(reach: Reach, tenant: Manager, dataset: str) -> None:
     reach.registry.datasets.delete(tenant, dataset)
 
 
 @router.post("/{dataset}/images")
 def upload_images(
     reach: Reach,
-    tenant: CurrentTenant,
+    tenant: Manager,
     dataset: str,
     label: Annotated[str | None, Form()] = None,
     files: Annotated[list[UploadFile] | None, File()] = None,
