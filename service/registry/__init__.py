@@ -6,7 +6,7 @@ import redis
 
 from service.blobs import Blobs
 from service.registry.adapters import Adapters
-from service.registry.datasets import Datasets
+from service.registry.datasets import Datasets, Usage
 from service.registry.jobs import Jobs
 from service.registry.rates import Rate, Rates
 from service.registry.store import Store, connect
@@ -38,8 +38,20 @@ def open_registry(redis_url: str, blob_url: str, settings: Settings) -> Registry
         store,
         blobs,
         Tenants(store, blobs, settings.max_tenant_keys),
-        Datasets(store, blobs, settings.max_tenant_images),
-        Jobs(store, broker, settings.max_open_jobs, settings.tenant_parallel_jobs),
+        Datasets(
+            store,
+            blobs,
+            Usage(
+                settings.max_tenant_images, settings.max_tenant_bytes, settings.max_tenant_datasets
+            ),
+        ),
+        Jobs(
+            store,
+            broker,
+            settings.max_open_jobs,
+            settings.max_tenant_adapters,
+            settings.tenant_parallel_jobs,
+        ),
         Adapters(store, blobs),
         Rates(
             connect(redis_url, _RATES_TIMEOUT),

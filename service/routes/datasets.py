@@ -10,7 +10,8 @@ from adapters.errors import BadImage
 from adapters.pixels import decode
 from service.archives import ArchiveLimits, Rejected, read_archive
 from service.auth import Manager, Reach
-from service.errors import Invalid, Problem
+from service.errors import Invalid, OverQuota, Problem, TooLarge
+from service.registry.datasets import Added
 from service.routes.paging import Cursor, Limit, PageOut
 from service.schemas import DatasetOut, Named, RejectedOut, UploadOut
 from service.services import Services, image_limits
@@ -57,11 +58,19 @@ def upload_images(
     (zip or tar, a folder a class)."""
     reach.registry.datasets.get(tenant, dataset)
     accepted, rejected = 0, []
-    for item in _incoming(reach, label, files or [], archive):
-        outcome = _store(reach, tenant, dataset, item)
-        accepted += outcome is None
-        if outcome is not None:
-            rejected.append(outcome)
+    new: list[str] = []
+    try:
+        for item in _incoming(reach, label, files or [], archive):
+            outcome = _store(reach, tenant, dataset, item)
+            if isinstance(outcome, Rejected):
+                rejected.append(outcome)
+                continue
+            accepted += 1
+            new += [outcome.digest] if outcome.new else []
+    except (Invalid, OverQuota, TooLarge):  # all of an upload or, as its answer says, nothing
+        for digest in new:
+            reach.registry.datasets.remove(tenant, dataset, digest)
+        raise
     if not accepted:
         problems = [Problem(r.file, r.reason) for r in rejected]
         raise Invalid("no picture was good", *(problems or [Problem("files", "none were sent")]))
@@ -96,8 +105,8 @@ def _labelled(label: str, files: list[UploadFile]) -> Iterator[Sample]:
         yield Sample(label, file.filename or "", file.file.read())
 
 
-def _store(reach: Services, tenant: str, dataset: str, item: Sample | Rejected) -> Rejected | None:
-    """None when the picture is stored, else why it is not."""
+def _store(reach: Services, tenant: str, dataset: str, item: Sample | Rejected) -> Added | Rejected:
+    """Where the picture is stored, or why it is not."""
     if isinstance(item, Rejected):
         return item
     name = str(PurePosixPath(item.label) / item.name)
@@ -106,8 +115,10 @@ def _store(reach: Services, tenant: str, dataset: str, item: Sample | Rejected) 
         decode(item.data, reach.clip.spec, image_limits(reach.settings))
     except (BadImage, Invalid) as error:
         return Rejected(name, str(error))
-    other = reach.registry.datasets.add(tenant, dataset, item)
-    return None if other is None else Rejected(name, f"the same picture is in class {other!r}")
+    added = reach.registry.datasets.add(tenant, dataset, item)
+    if added.label != item.label:
+        return Rejected(name, f"the same picture is in class {added.label!r}")
+    return added
 
 
 def _check_label(label: str) -> None:
