@@ -22,7 +22,8 @@ from service.errors import Invalid, Problem, TooLarge
 from training.data import Sample
 
 _NESTED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
-_ENTRY_BYTES = 1024  # what a name and its headers take
+_ZIP_ENTRY_BYTES = 300  # of a zip file's directory, with a long name
+_TAR_ENTRY_BYTES = 4096  # of a tar file beside the data: headers and padding
 _MAX_NAME = 255  # characters, as on most disks
 _BROKEN = (
     zipfile.BadZipFile,
@@ -58,7 +59,8 @@ class ArchiveLimits:
 
 
 class _Careful(io.RawIOBase):
-    """A file that is read in pieces of at most `longest` bytes, and of `most` bytes in all."""
+    """A file that is read in pieces of at most `longest` bytes; with `most`, of no more than that
+    in all, and from its start to its end."""
 
     def __init__(self, file: IO[bytes], longest: int, most: int | None = None) -> None:
         self._file, self._longest, self._left = file, longest, most
@@ -77,6 +79,8 @@ class _Careful(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        if self._left is not None and offset < self._file.tell() - 1:  # by one, tarfile does
+            raise ValueError("a size below zero")
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
@@ -116,7 +120,7 @@ def _unpacked(file: IO[bytes], head: bytes) -> IO[bytes]:
 
 
 def _read_zip(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
-    longest = max(limits.file_bytes, limits.entries * _ENTRY_BYTES)
+    longest = max(limits.file_bytes + 1, limits.entries * _ZIP_ENTRY_BYTES)
     with zipfile.ZipFile(_Careful(file, longest)) as archive:  # type: ignore[arg-type]
         _check_count(len(archive.infolist()), limits)
         total = 0
@@ -151,13 +155,15 @@ def _refused_in_zip(entry: zipfile.ZipInfo) -> str | None:
 
 
 def _read_tar(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
-    most = limits.bytes + limits.entries * _ENTRY_BYTES
-    careful = _Careful(file, max(limits.file_bytes, tarfile.RECORDSIZE), most)
+    most = limits.bytes + limits.entries * _TAR_ENTRY_BYTES
+    careful = _Careful(file, max(limits.file_bytes + 1, tarfile.RECORDSIZE), most)
     with tarfile.open(fileobj=careful, mode="r:") as archive:
         count = total = 0
         for entry in archive:
             count += 1
             _check_count(count, limits)
+            if entry.size < 0:
+                raise ValueError("a size below zero")
             if entry.isdir():
                 continue
             total = _check_total(total + entry.size, limits)
