@@ -18,6 +18,7 @@ from adapters.errors import (
     DoesNotFit,
     RMAdapterError,
 )
+from service.auth import Gate
 from service.errors import (
     Conflict,
     Forbidden,
@@ -75,6 +76,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     for routes in (tenants, keys, datasets, jobs, adapters, classify, health):
         app.include_router(routes.router)
+    app.add_middleware(Gate, services=services)
     app.add_middleware(BodyLimit, limit=services.settings.max_body_bytes)
     app.add_middleware(Observe)
     app.add_exception_handler(RMAdapterError, _on_domain_error)
@@ -97,7 +99,7 @@ def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
     headers = {}
     if isinstance(error, TooMany | Unavailable):
         headers["Retry-After"] = str(error.retry_after)
-    if isinstance(error, TooLarge):
+    if isinstance(error, TooLarge | Unauthorized):
         headers["Connection"] = "close"  # else the server goes on reading what it refused
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"

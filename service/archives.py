@@ -121,7 +121,7 @@ def _unpacked(file: IO[bytes], head: bytes) -> IO[bytes]:
 
 def _read_zip(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
     longest = max(limits.file_bytes + 1, limits.entries * _ZIP_ENTRY_BYTES)
-    with zipfile.ZipFile(_Careful(file, longest)) as archive:  # type: ignore[arg-type]
+    with zipfile.ZipFile(_Careful(file, longest)) as archive:
         _check_count(len(archive.infolist()), limits)
         total = 0
         for entry in archive.infolist():

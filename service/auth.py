@@ -10,11 +10,16 @@ from typing import Annotated, Literal
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as ASGIScope
 
 from service.errors import Forbidden, Unauthorized
 from service.registry.tenants import Grant, Scope, hash_key
 from service.services import Services
 
+_GRANTED = "rmadapter.granted"  # in a request's scope
 _bearer = HTTPBearer(auto_error=False, description="a tenant's API key, or the admin key")
 
 
@@ -28,11 +33,12 @@ Reach = Annotated[Services, Depends(get_services)]
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
-def require_admin(reach: Reach, credentials: Credentials) -> None:
+def require_admin(request: Request, reach: Reach, credentials: Credentials) -> None:
     """Raises Unauthorized for no key or an unknown one, Forbidden for a tenant's."""
-    if _is_admin(reach, credentials):
+    api_key = credentials.credentials if credentials else None
+    if _is_admin(reach, api_key):
         return
-    tenant = _grant(reach, credentials).tenant
+    tenant = _grant(request.scope, reach, api_key).tenant
     raise Forbidden(f"the key is that of tenant {tenant}; this needs the admin key")
 
 
@@ -42,10 +48,11 @@ def require(scope: Scope, rate: Literal["classify", "manage"]) -> Callable[..., 
     It raises Unauthorized, TooMany, or Forbidden for the admin key and for too small a scope.
     """
 
-    def tenant_of(reach: Reach, credentials: Credentials) -> str:
-        if _is_admin(reach, credentials):
+    def tenant_of(request: Request, reach: Reach, credentials: Credentials) -> str:
+        api_key = credentials.credentials if credentials else None
+        if _is_admin(reach, api_key):
             raise Forbidden("the admin key is for /v1/tenants; this needs a tenant's key")
-        grant = _grant(reach, credentials)
+        grant = _grant(request.scope, reach, api_key)
         reach.registry.rates.take(grant.tenant, rate)
         if grant.scope not in (scope, "manage"):
             raise Forbidden(f"the key's scope is {grant.scope}; this needs the scope {scope}")
@@ -54,20 +61,50 @@ def require(scope: Scope, rate: Literal["classify", "manage"]) -> Callable[..., 
     return tenant_of
 
 
-def _grant(reach: Services, credentials: HTTPAuthorizationCredentials | None) -> Grant:
-    if credentials is None:
+class Gate:
+    """Reads no body for a key that is not known; FastAPI reads it before it asks who sends it."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app, self._services = app, services
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
+            await self._app(scope, receive, send)
+            return
+        scope[_GRANTED], passed = {}, False
+
+        async def receive_of_known() -> Message:
+            nonlocal passed
+            if not passed:
+                await run_in_threadpool(self._check, scope)
+                passed = True
+            return await receive()
+
+        await self._app(scope, receive_of_known, send)
+
+    def _check(self, scope: ASGIScope) -> None:
+        scheme, _, api_key = Headers(scope=scope).get("authorization", "").partition(" ")
+        given = api_key.strip() if scheme.lower() == "bearer" else None
+        if not _is_admin(self._services, given):
+            _grant(scope, self._services, given)
+
+
+def _grant(scope: ASGIScope, reach: Services, api_key: str | None) -> Grant:
+    """What a key opens, looked up once in a request."""
+    if not api_key:
         raise Unauthorized("send the header Authorization: Bearer KEY")
-    api_key = credentials.credentials
+    granted: dict[str, Grant] = scope.get(_GRANTED, {})
     name = hash_key(api_key)  # memory holds no key either
-    return reach.keys(name, lambda: reach.registry.tenants.authenticate(api_key))
+    if name not in granted:
+        granted[name] = reach.keys(name, lambda: reach.registry.tenants.authenticate(api_key))
+    return granted[name]
 
 
-def _is_admin(reach: Services, credentials: HTTPAuthorizationCredentials | None) -> bool:
+def _is_admin(reach: Services, api_key: str | None) -> bool:
     admin_key = reach.settings.admin_key
-    if admin_key is None or credentials is None:
+    if admin_key is None or api_key is None:
         return False
-    given = credentials.credentials.encode()
-    return hmac.compare_digest(given, admin_key.get_secret_value().encode())
+    return hmac.compare_digest(api_key.encode(), admin_key.get_secret_value().encode())
 
 
 CurrentTenant = Annotated[str, Depends(require("classify", rate="classify"))]

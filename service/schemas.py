@@ -4,15 +4,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.params import FitParams
+from service.params import FitParams, Text
 from service.registry.adapters import Adapter, Version
 from service.registry.datasets import Dataset
 from service.registry.jobs import Job
 from service.registry.tenants import Key, Scope, Tenant
 
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S")]
+Name = Annotated[Text, Field(min_length=1, max_length=100, pattern=r"\S")]
 AdapterName = Annotated[
-    str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    Text, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 ]
 
 
@@ -102,7 +102,7 @@ class UploadOut(BaseModel):
 
 
 class JobIn(_In):
-    dataset: str
+    dataset: Text
     adapter: AdapterName
     params: FitParams = FitParams()
     publish: bool | Literal["if_better"] = True
@@ -195,17 +195,17 @@ class LiveIn(_In):
 
 class ImageIn(_In):
     b64: str
-    file: str | None = Field(None, max_length=300, description="a name for the answer")
+    file: Text | None = Field(None, max_length=300, description="a name for the answer")
 
 
 class ClassifyIn(_In):
     """`classes` unset: the adapter's own. `adapter` unset: zero-shot."""
 
     images: list[ImageIn] = []
-    classes: list[str] | None = None
-    adapter: str | None = None
+    classes: list[Text] | None = None
+    adapter: Text | None = None
     version: int | None = Field(None, ge=1)
-    template: str | None = Field(None, max_length=200)
+    template: Text | None = Field(None, max_length=200)
     top_k: int | None = Field(None, ge=1)
     min_score: float | None = Field(None, ge=0, le=1)
 
@@ -233,8 +233,8 @@ class ClassifyOut(BaseModel):
 class EmbeddingsIn(_In):
     """OpenAI's request shape; `input` holds texts, or pictures as data URIs."""
 
-    input: Annotated[list[str], Field(min_length=1, max_length=1000)] | str
-    adapter: str | None = None
+    input: Annotated[list[Text], Field(min_length=1, max_length=1000)] | Text
+    adapter: Text | None = None
     version: int | None = Field(None, ge=1)
     model: str | None = Field(None, description="read by clients of OpenAI's; there is one model")
     encoding_format: Literal["float"] = "float"

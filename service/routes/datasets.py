@@ -20,6 +20,7 @@ from training.data import Sample
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
 
 _MAX_LABEL = 100  # characters
+_MAX_NAME = 255
 
 
 @router.post("", status_code=201)
@@ -102,7 +103,7 @@ def _incoming(
 
 def _labelled(label: str, files: list[UploadFile]) -> Iterator[Sample]:
     for file in files:
-        yield Sample(label, file.filename or "", file.file.read())
+        yield Sample(label, (file.filename or "")[-_MAX_NAME:], file.file.read())
 
 
 def _store(reach: Services, tenant: str, dataset: str, item: Sample | Rejected) -> Added | Rejected:
