@@ -17,7 +17,9 @@ def _writable(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_writable)]
+Writable = AfterValidator(_writable)  # behind a Field, so that its limits stay a text's
+Text = Annotated[str, Writable]
+Template = Annotated[str, Field(max_length=200), Writable]
 
 
 class FitParams(BaseModel):
@@ -30,7 +32,7 @@ class FitParams(BaseModel):
     batch_size: int | None = Field(None, ge=2, le=256)
     rank: int | None = Field(None, ge=1, le=64)
     seed: int = Field(1, ge=0, lt=2**31)
-    template: Text = Field(TEMPLATE, max_length=200)
+    template: Template = TEMPLATE
 
     def settings(self, clip: FrozenCLIP) -> FitSettings:
         """The full settings for a CLIP."""

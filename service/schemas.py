@@ -2,17 +2,20 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from service.params import FitParams, Text
+from service.params import FitParams, Template, Text, Writable
 from service.registry.adapters import Adapter, Version
 from service.registry.datasets import Dataset
 from service.registry.jobs import Job
 from service.registry.tenants import Key, Scope, Tenant
 
-Name = Annotated[Text, Field(min_length=1, max_length=100, pattern=r"\S")]
+_MAX_WORDS = 1000  # characters; what CLIP reads ends at 77 tokens, a megabyte takes it seconds
+Words = Annotated[str, Field(max_length=_MAX_WORDS), Writable]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S"), Writable]
+FileName = Annotated[str, Field(max_length=300), Writable]
 AdapterName = Annotated[
-    Text, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 ]
 
 
@@ -195,17 +198,17 @@ class LiveIn(_In):
 
 class ImageIn(_In):
     b64: str
-    file: Text | None = Field(None, max_length=300, description="a name for the answer")
+    file: FileName | None = Field(None, description="a name for the answer")
 
 
 class ClassifyIn(_In):
     """`classes` unset: the adapter's own. `adapter` unset: zero-shot."""
 
     images: list[ImageIn] = []
-    classes: list[Text] | None = None
+    classes: list[Words] | None = None
     adapter: Text | None = None
     version: int | None = Field(None, ge=1)
-    template: Text | None = Field(None, max_length=200)
+    template: Template | None = None
     top_k: int | None = Field(None, ge=1)
     min_score: float | None = Field(None, ge=0, le=1)
 
@@ -236,8 +239,16 @@ class EmbeddingsIn(_In):
     input: Annotated[list[Text], Field(min_length=1, max_length=1000)] | Text
     adapter: Text | None = None
     version: int | None = Field(None, ge=1)
-    model: str | None = Field(None, description="read by clients of OpenAI's; there is one model")
+    model: Text | None = Field(None, description="read by clients of OpenAI's; there is one model")
     encoding_format: Literal["float"] = "float"
+
+    @field_validator("input")
+    @classmethod
+    def _short(cls, given: list[str] | str) -> list[str] | str:
+        for text in [given] if isinstance(given, str) else given:
+            if len(text) > _MAX_WORDS and not text.startswith("data:"):
+                raise ValueError(f"a text has at most {_MAX_WORDS} characters")
+        return given
 
 
 class EmbeddingOut(BaseModel):

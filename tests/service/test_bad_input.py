@@ -327,3 +327,17 @@ def test_half_a_character_is_422_wherever_it_is(tenant: Client, path: str, body:
     headers = {"content-type": "application/json"}
     response = tenant._http.post(path, content=json.dumps(body), headers=headers)
     problem(response, 422)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"input": "word " * 201}),
+        ("/v1/embeddings", {"input": ["a", "日" * 1001]}),
+        ("/classify", {"images": [{"b64": ""}], "classes": ["a", "x" * 1001]}),
+    ],
+)
+def test_a_text_far_past_what_clip_reads_is_422_before_it_is_made_tokens(
+    tenant: Client, path: str, body: dict
+) -> None:
+    assert "1000 characters" in json.dumps(problem(tenant._http.post(path, json=body), 422))
