@@ -18,7 +18,7 @@ from service.registry.datasets import Usage
 from service.registry.jobs import JobSpec
 from service.restore import restore
 from service.settings import Settings
-from tests.conftest import Api, random_weights, start_api, upload
+from tests.conftest import Api, away_from_workers, random_weights, start_api, upload
 from training.data import Sample
 from training.jobs import QUEUE
 
@@ -34,7 +34,7 @@ LIMITS = {
 @pytest.fixture
 def registry(settings: Settings) -> Iterator[Registry]:
     small = settings.model_copy(update=LIMITS)
-    made = open_registry(settings.redis_url, settings.blob_url, small)
+    made = open_registry(away_from_workers(settings), settings.blob_url, small)
     yield made
     made.jobs._broker.flush(QUEUE)
 

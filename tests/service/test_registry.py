@@ -8,6 +8,7 @@ from service.registry.jobs import JobSpec
 from service.registry.tenants import Grant
 from service.restore import restore
 from service.settings import Settings
+from tests.conftest import away_from_workers
 from training.data import Sample
 from training.fit import Progress
 from training.jobs import QUEUE, FitJob
@@ -18,7 +19,7 @@ SPEC = JobSpec("dataset_1", "flowers", {}, True)
 @pytest.fixture
 def registry(settings: Settings) -> Registry:
     limits = settings.model_copy(update={"max_open_jobs": 5, "tenant_parallel_jobs": 2})
-    return open_registry(settings.redis_url, settings.blob_url, limits)
+    return open_registry(away_from_workers(settings), settings.blob_url, limits)
 
 
 @pytest.fixture
