@@ -75,7 +75,7 @@ class Gate:
 
         async def receive_of_known() -> Message:
             nonlocal passed
-            if not passed:
+            if not (passed or scope[_GRANTED]):
                 await run_in_threadpool(self._check, scope)
                 passed = True
             return await receive()
