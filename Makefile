@@ -1,7 +1,8 @@
-.PHONY: setup demo serve test check bench
+.PHONY: setup demo serve test check audit bench
 
 PYTHON ?= python3
 BIN := .venv/bin
+AUDIT := .venv/audit.json
 
 setup: .venv/.done
 
@@ -20,11 +21,31 @@ serve: setup  ## rmadapter up
 test: setup  ## the whole test suite
 	$(BIN)/python -m pytest
 
+<<<<<<< HEAD
 bench: setup  ## both sides of every speed figure, and benchmark.json
 	$(BIN)/python -m tests.benchmarks
 
 check: setup  ## lint, format, types, layering
+=======
+check: setup audit  ## lint, format, types, layering, unsafe calls, known holes
+>>>>>>> security
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive adapters training service
+
+# Fails on a known vulnerability. That the advisories cannot be reached is said, and fails nothing:
+# pip-audit then writes no report, or one that lists every package as skipped.
+audit: setup
+	@rm -f $(AUDIT); $(BIN)/pip-audit --skip-editable --progress-spinner off \
+		--format json --output $(AUDIT) 2> $(AUDIT).log; code=$$?; \
+	if grep -q '"vulns": *\[ *{' $(AUDIT) 2> /dev/null; then \
+		cat $(AUDIT).log; $(BIN)/python -m json.tool $(AUDIT); exit 1; \
+	elif grep -q '"vulns"' $(AUDIT) 2> /dev/null; then \
+		echo "pip-audit: no known vulnerability in" \
+			"$$(grep -o '"vulns"' $(AUDIT) | wc -l) packages," \
+			"$$(grep -o '"skip_reason"' $(AUDIT) | wc -l) could not be looked up"; \
+	else \
+		echo "pip-audit: NOT AUDITED (exit $$code): the advisory database was not reached"; \
+	fi

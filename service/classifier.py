@@ -136,7 +136,12 @@ class Classifier:
             pictures = [content for content in contents if not isinstance(content, str)]
             seen = iter(await self._run(tenant, lease, pictures))
             features = [read[c] if isinstance(c, str) else _whole(next(seen)) for c in contents]
-            return features, sum(self._clip.lengths(texts))
+            return features, sum(await self._lengths(texts))
+
+    async def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """In tokens. Not on the event loop: a long text takes milliseconds."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._decoders, self._clip.lengths, texts)
 
     @asynccontextmanager
     async def _deadline(self) -> AsyncIterator[None]:
@@ -210,8 +215,7 @@ class Classifier:
             BadClasses: one is too long, before any work is done.
         """
         distinct = list(dict.fromkeys(texts))
-        loop = asyncio.get_running_loop()
-        lengths = await loop.run_in_executor(self._decoders, self._clip.lengths, distinct)
+        lengths = await self._lengths(distinct)
         order = [text for _, text in sorted(zip(lengths, distinct, strict=True))]
         made: dict[str, Feature] = {}
         for start in range(0, len(order), _TEXT_ROWS):

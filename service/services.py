@@ -16,6 +16,7 @@ from service.engine import Engine
 from service.recall import Recall
 from service.registry import Registry, open_registry
 from service.registry.adapters import Version
+from service.registry.tenants import Grant
 from service.settings import Settings
 from service.tiers import Tiers
 from training.fit import default_settings
@@ -36,7 +37,7 @@ class Services:
     engine: Engine
     backend: str  # which one runs the model
     classifier: Classifier
-    keys: Recall[str]
+    keys: Recall[Grant]
     versions: Recall[Version]
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from dramatiq.brokers.redis import RedisBroker
 
-from service.errors import Conflict, NotFound, TooMany
+from service.errors import Conflict, NotFound, OverQuota
 from service.registry.store import Page, Store, key, members, new_id, now, tenant_key
 from training.fit import Progress
 from training.jobs import FitJob
@@ -26,7 +26,30 @@ _LOST_SECONDS = 60.0  # the queue itself gives a dead worker's job to another wi
 MAX_ATTEMPTS = 3  # a job that killed so many workers is at fault itself
 _ENDED = ("succeeded", "failed", "cancelled")
 _IDEMPOTENCY_SECONDS = 24 * 3600
-# Each is one step for Redis, so that a cancel and a worker cannot both win.
+_QUEUE_RETRY = 10  # seconds; a small fit takes less
+# Each is one step for Redis, so that a cancel and a worker cannot both win, nor two requests take
+# the last place. _OPEN counts as adapters those that are there and those that open jobs will make.
+_OPEN = """
+local open = redis.call('zrange', KEYS[1], 0, -1)
+if #open >= tonumber(ARGV[1]) then return {'open jobs', #open} end
+if not redis.call('zscore', KEYS[2], ARGV[3]) then
+  local coming, count = {}, redis.call('zcard', KEYS[2])
+  for _, id in ipairs(open) do
+    local name = cjson.decode(redis.call('hget', KEYS[5] .. ':' .. id, 'spec') or '{}').adapter
+    if name and not coming[name] and not redis.call('zscore', KEYS[2], name) then
+      coming[name] = true
+      count = count + 1
+    end
+  end
+  if not coming[ARGV[3]] and count >= tonumber(ARGV[2]) then return {'adapters', count} end
+end
+local job = KEYS[5] .. ':' .. ARGV[4]
+redis.call('hset', job, 'spec', ARGV[5], 'state', 'queued', 'created_at', ARGV[6])
+redis.call('zadd', KEYS[3], 0, ARGV[4])
+redis.call('zadd', KEYS[1], 0, ARGV[4])
+redis.call('sadd', KEYS[4], ARGV[7])
+return {}
+"""
 _START = """
 if redis.call('hexists', KEYS[1], 'state') == 0 then return 0 end
 if redis.call('hexists', KEYS[1], 'finished_at') == 1 then return 0 end
@@ -80,40 +103,48 @@ class Job:
 class Jobs:
     """Takes jobs in, sends them out, and keeps how they stand."""
 
-    def __init__(self, store: Store, broker: RedisBroker, max_open: int, parallel: int) -> None:
+    def __init__(
+        self, store: Store, broker: RedisBroker, max_open: int, max_adapters: int, parallel: int
+    ) -> None:
         self._store, self._broker = store, broker
-        self._max_open, self._parallel = max_open, parallel
+        self._max_open, self._max_adapters, self._parallel = max_open, max_adapters, parallel
 
     def create(self, tenant: str, spec: JobSpec, idempotency_key: str | None = None) -> Job:
         """A new job; with the same idempotency key, the same job.
 
         Raises:
-            TooMany: the tenant has too many open jobs.
+            OverQuota: of open jobs, or of adapters when this would make one more.
             Conflict: the idempotency key was used for another request.
         """
-        if self._store.zcard(tenant_key(tenant, "open-jobs")) >= self._max_open:
-            if idempotency_key and (earlier := self._earlier(tenant, idempotency_key, spec)):
-                return earlier
-            raise TooMany(f"{self._max_open} jobs are queued or running already", 10)
         job = Job(new_id("job"), tenant, spec, "queued", now())
         if idempotency_key and (earlier := self._earlier(tenant, idempotency_key, spec, job.id)):
             return earlier
-        with self._store.pipeline() as pipe:
-            fields = {"spec": json.dumps(asdict(spec)), "state": "queued"}
-            pipe.hset(_name(tenant, job.id), mapping=fields | {"created_at": job.created_at})
-            pipe.zadd(tenant_key(tenant, "jobs"), {job.id: 0})
-            pipe.zadd(tenant_key(tenant, "open-jobs"), {job.id: 0})
-            pipe.sadd(_BUSY_TENANTS, tenant)
-            pipe.execute()
+        try:
+            self._open(job)
+        except OverQuota:
+            if idempotency_key:  # the same request may be sent again
+                self._store.delete(_idempotency(tenant, idempotency_key))
+            raise
         self.dispatch(tenant)
         return job
 
+    def _open(self, job: Job) -> None:
+        names = ("open-jobs", "adapters", "jobs")
+        keys = [*(tenant_key(job.tenant, name) for name in names), _BUSY_TENANTS]
+        keys.append(tenant_key(job.tenant, "job"))
+        limits = {"open jobs": self._max_open, "adapters": self._max_adapters}
+        record = (job.spec.adapter, job.id, json.dumps(asdict(job.spec)), job.created_at)
+        refused = self._store.eval(_OPEN, len(keys), *keys, *limits.values(), *record, job.tenant)
+        if refused:
+            quota, used = refused
+            retry = {"retry_after": _QUEUE_RETRY} if quota == "open jobs" else {}
+            raise OverQuota(quota, limits[quota], used, **retry)
+
     def _earlier(
-        self, tenant: str, idempotency_key: str, spec: JobSpec, new_job: str | None = None
+        self, tenant: str, idempotency_key: str, spec: JobSpec, new_job: str
     ) -> Job | None:
-        digest = hashlib.sha256(idempotency_key.encode()).hexdigest()
-        name = tenant_key(tenant, "idempotency", digest)
-        if new_job and self._store.set(name, new_job, nx=True, ex=_IDEMPOTENCY_SECONDS):
+        name = _idempotency(tenant, idempotency_key)
+        if self._store.set(name, new_job, nx=True, ex=_IDEMPOTENCY_SECONDS):
             return None
         job_id = self._store.get(name)
         try:
@@ -230,6 +261,11 @@ class Jobs:
 
 def _name(tenant: str, job_id: str, *parts: str) -> str:
     return tenant_key(tenant, "job", job_id, *parts)
+
+
+def _idempotency(tenant: str, idempotency_key: str) -> str:
+    digest = hashlib.sha256(idempotency_key.encode()).hexdigest()
+    return tenant_key(tenant, "idempotency", digest)
 
 
 def _read(tenant: str, job_id: str, record: dict[str, str]) -> Job:
