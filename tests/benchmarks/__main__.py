@@ -54,6 +54,7 @@ def main() -> None:
             blob_url=(folder / "blobs").as_uri(),
             data_dir=folder,
             cache_dir=folder,
+            backend="auto",  # whatever the tests are told
             admin_key=SecretStr(ADMIN_KEY),
             request_seconds=600.0,
         )

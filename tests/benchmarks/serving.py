@@ -115,7 +115,7 @@ def classify_vs_naive_swap(settings: Settings) -> Iterator[Row]:
             TENANTS,
             n=5,
             target=2.0,
-            note=f"bundled, {TENANTS} tenants in turn, {len(CLASSES)} names, torch on both sides",
+            note=f"bundled, {TENANTS} tenants in turn, {len(CLASSES)} names; naive: torch",
         )
 
 
@@ -236,11 +236,10 @@ class Shelf:
 
 @contextmanager
 def serving(settings: Settings, clip: FrozenCLIP, shelf: Shelf, slots: int) -> Iterator[Classifier]:
-    """A classifier over the shelf, torch behind it."""
+    """A classifier over the shelf, behind it the backend that the service would take."""
     place = default_settings(clip).adapter
     bank = Bank(clip.image, clip.text, slots, 32, place.image_first, place.text_first)
-    plain = settings.model_copy(update={"backend": "torch"})
-    engine = Engine(open_backend(plain, clip, bank, 8), 8, 4096)
+    engine = Engine(open_backend(settings, clip, bank, 8), 8, 4096)
     tiers = Tiers(engine, clip, slots, 256, shelf.fetch)
     limits = Limits(image_limits(settings), 256, 1000, 600.0)
     engine.start()

@@ -1,0 +1,98 @@
+"""Where a request's time goes: `python -m tests.benchmarks.profile`.
+
+One client, one photo of 320×240 and eight class names over HTTP, on the bundled CLIP; then each
+part by itself. What is left of the whole is HTTP, JSON, the records in Redis and the waits between.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pydantic import SecretStr
+
+from adapters.bank import FROZEN
+from adapters.classify import prompts
+from adapters.memory import keep_freed_memory
+from adapters.pixels import decode
+from service.backends import TorchBackend
+from service.engine import Row
+from service.redis_server import RedisServer
+from service.settings import Settings
+from tests.benchmarks.model import clip_of, full_bank
+from tests.benchmarks.serving import CLASSES, photo, running
+from tests.conftest import ADMIN_KEY, Api
+
+N = 30
+
+
+def main() -> None:
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        redis = RedisServer(folder / "redis")
+        redis.start()
+        settings = Settings(
+            port=0,
+            redis_url=redis.url,
+            blob_url=(folder / "blobs").as_uri(),
+            data_dir=folder,
+            cache_dir=folder,
+            backend="auto",  # whatever the tests are told
+            admin_key=SecretStr(ADMIN_KEY),
+        )
+        try:
+            with running(settings, clip_of("bundled")) as api:
+                report(api)
+        finally:
+            redis.stop()
+
+
+def report(api: Api) -> None:
+    tenant, picture = api.new_tenant(), photo(0)
+    clip, engine, backend = api.services.clip, api.services.engine, api.services.backend
+    first = 3
+    pixels = decode(picture, clip.spec)
+    rows = torch.from_numpy(pixels).unsqueeze(0)
+    plain, texts = TorchBackend(clip, full_bank(clip, 2), prompts=0), prompts(CLASSES)
+    with torch.inference_mode():
+        tokens = clip.image_lower(rows, first)
+
+    def through_the_engine() -> None:
+        row = Row("t", FROZEN, pixels)
+        engine.submit([row])
+        row.future.result()
+
+    whole = milliseconds(lambda: tenant.classify([("p.jpg", picture)], CLASSES))
+    parts = {
+        "decode and resize": milliseconds(lambda: decode(picture, clip.spec)),
+        f"picture, queue and engine ({backend})": milliseconds(through_the_engine),
+    }
+    parts["HTTP, JSON, records, the rest"] = whole - sum(parts.values())
+    print(f"{whole:8.2f} ms  the whole request, its class features kept")
+    for part, ms in parts.items():
+        print(f"{ms:8.2f} ms  {ms / whole:4.0%}  {part}")
+    with torch.inference_mode():
+        print("torch, by itself:")
+        print(f"{milliseconds(lambda: clip.image_lower(rows, first)):8.2f} ms  stem, lower blocks")
+        print(f"{milliseconds(lambda: clip.image_upper(tokens, first)):8.2f} ms  upper blocks")
+        cold = milliseconds(lambda: plain.texts(texts, [1] * len(texts)))
+        print(f"{cold:8.2f} ms  eight new class names")
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """The median of N runs, after two."""
+    work()
+    work()
+    seconds = []
+    for _ in range(N):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return 1000 * statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()
