@@ -36,6 +36,8 @@ def measurements(settings: Settings, folder: Path) -> dict[str, Callable[[], Ite
         "publish_to_first_answer": lambda: serving.publish_to_first_answer(settings),
         "memory_of_1000_adapters": model.memory_of_a_thousand,
         "images_vs_matrix_products": model.share_of_matrix_rate,
+        "quiet_p95_vs_under_a_flood": lambda: serving.flood_vs_quiet(settings),
+        "gathered_vs_grouped": model.gathered_vs_grouped,
         "batch_sizes": lambda: model.batch_sizes(folder),
     }
 

@@ -66,6 +66,24 @@ def mixed_tenants_vs_frozen() -> Iterator[Row]:
     )
 
 
+def gathered_vs_grouped() -> Iterator[Row]:
+    """The adapters alone, beside one block of ViT-B/16."""
+    clip = clip_of("ViT-B-16")
+    bank, x = full_bank(clip, ROWS + 1).image, torch.randn(ROWS, 197, 768)
+    for adapters in (4, 32):
+        slots = [i % adapters + 1 for i in range(ROWS)]
+        gather, group = bank.delta(slots), naive.grouped(bank, slots)
+        assert gather is not None
+        yield rates(
+            f"gathered_vs_grouped_{adapters}",
+            partial(gather, bank.first, x),
+            partial(group, bank.first, x),
+            ROWS,
+            n=9,
+            note=f"ViT-B-16, one block's adapters: {ROWS} rows on {adapters}",
+        )
+
+
 def text_features_vs_open_clip() -> Iterator[Row]:
     clip = clip_of("ViT-B-16")
     bank = full_bank(clip, 2)

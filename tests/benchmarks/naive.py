@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from adapters.artifact import decode as decode_artifact
-from adapters.bank import Bank
+from adapters.bank import Bank, TowerBank
 from adapters.classify import prompts, scores
-from adapters.clip import FrozenCLIP
+from adapters.clip import Delta, FrozenCLIP
 from adapters.pixels import decode
 from adapters.rmadapter import CLIPAdapters, Reconstruction, total_loss
 from service.backends import TorchBackend
@@ -53,6 +54,23 @@ def fit(clip: FrozenCLIP, samples: Sequence[Sample], settings: FitSettings) -> C
             optimiser.step()
             schedule.step()
     return adapters.eval()
+
+
+def grouped(bank: TowerBank, slots: Sequence[int]) -> Delta:
+    """Instead of gathering: a plain product for the rows of each slot."""
+    rows = {slot: [i for i, s in enumerate(slots) if s == slot] for slot in set(slots)}
+
+    def delta(block: int, x: torch.Tensor) -> torch.Tensor | None:
+        i = block - bank.first
+        if i < 0:
+            return None
+        out = torch.empty_like(x)
+        for slot, at in rows.items():
+            h = functional.gelu(x[at] @ bank.down[slot, i] + bank.down_bias[slot, i])
+            out[at] = h @ bank.up[slot, i] + bank.up_bias[slot, i]
+        return out
+
+    return delta
 
 
 class SwappingServer:

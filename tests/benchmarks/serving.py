@@ -1,14 +1,17 @@
 """Rows about the service: HTTP, tenants, tiers."""
 
 import asyncio
+import contextlib
 import io
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import count
 
 import numpy as np
 from PIL import Image
@@ -19,6 +22,7 @@ from adapters.clip import FrozenCLIP
 from adapters.pixels import decode
 from service.choose import open_backend
 from service.classifier import Classifier, Limits, Question, Upload
+from service.client import ClientError
 from service.engine import Engine
 from service.engine import Row as EngineRow
 from service.registry.adapters import Version
@@ -175,6 +179,56 @@ async def _embed_all(
             await classifier.embed(version.tenant, version, [Upload("p.jpg", picture)])
 
     await asyncio.gather(*map(one, numbers))
+
+
+def flood_vs_quiet(settings: Settings) -> Iterator[Row]:
+    """A tenant of 4 clients beside one of 32 who never pause: the quiet one's 95th percentile."""
+    clip = clip_of("bundled")
+    with running(settings, clip) as api:
+        pictures = [photo(i) for i in range(CLIENTS)]
+        calm, flood = (partial(_ask, api.new_tenant(), pictures) for _ in range(2))
+        ratios, quiet, loud = [], [], []
+        for _ in range(3):
+            quiet.append(_p95(calm))
+            stop = threading.Event()
+            with ThreadPoolExecutor(32) as others:
+                for _ in range(32):
+                    others.submit(_until, stop, flood)
+                time.sleep(2.0)
+                loud.append(_p95(calm))
+                stop.set()
+            ratios.append(quiet[-1] / loud[-1])
+        yield Row(
+            "quiet_p95_vs_under_a_flood",
+            statistics.median(ratios),
+            statistics.median(loud),
+            statistics.median(quiet),
+            "ms",
+            3,
+            max(ratios) - min(ratios),
+            0.5,
+            f"bundled, 4 clients, beside another tenant's 32, backend {api.services.backend}",
+        )
+
+
+def _until(stop: threading.Event, ask: Callable[[int], object]) -> None:
+    for i in count():
+        if stop.is_set():
+            return
+        with contextlib.suppress(ClientError):  # 429: the flood goes on
+            ask(i)
+
+
+def _p95(ask: Callable[[int], object]) -> float:
+    """Milliseconds, of 160 requests by 4 clients."""
+
+    def once(i: int) -> float:
+        start = time.perf_counter()
+        ask(i)
+        return 1000 * (time.perf_counter() - start)
+
+    with ThreadPoolExecutor(4) as clients:
+        return statistics.quantiles(clients.map(once, range(160)), n=20)[-1]
 
 
 def publish_to_first_answer(settings: Settings) -> Iterator[Row]:
