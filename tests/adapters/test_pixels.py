@@ -6,12 +6,15 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
+from adapters.clip import FrozenCLIP
 from adapters.errors import BadImage
 from adapters.pixels import ImageLimits, PixelSpec, decode
 from training.data import Sample
+from training.fit import image_features
 
 SPEC = PixelSpec(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 OPEN_CLIPS = Compose([Resize(224, InterpolationMode.BICUBIC), CenterCrop(224)])
@@ -31,6 +34,59 @@ def test_pixels_are_open_clips_to_the_bit(size: tuple[int, int]) -> None:
     data = picture(*size)
     expected = np.asarray(OPEN_CLIPS(Image.open(io.BytesIO(data)).convert("RGB")))
     assert np.array_equal(decode(data, SPEC), expected.transpose(2, 0, 1))
+
+
+def scene(width: int, height: int, kind: str = "JPEG", **options: object) -> bytes:
+    """Shapes of all sizes with little noise, as photos have."""
+    generator = np.random.default_rng(0)
+    low = Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    smooth = np.asarray(low.resize((width, height), Image.Resampling.BICUBIC), np.int16)
+    noisy = smooth + generator.integers(-6, 7, smooth.shape)
+    stream = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def in_full(data: bytes) -> np.ndarray:
+    """The plain way: the whole picture decoded, turned, resized, cropped."""
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    return np.asarray(OPEN_CLIPS(upright)).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [(1600, 1200), (1001, 1999), (4000, 3000), (3000, 900)], ids=str)
+def test_large_pictures_are_decoded_small_and_look_the_same(
+    size: tuple[int, int], kind: str
+) -> None:
+    data = scene(*size, kind)
+    difference = np.abs(decode(data, SPEC).astype(int) - in_full(data).astype(int))
+    assert difference.mean() < 1.0
+    assert difference.max() <= 8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_large_photo_is_turned_whichever_way_it_lies(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = scene(2001, 1003, exif=exif)
+    difference = np.abs(decode(data, SPEC).astype(int) - in_full(data).astype(int))
+    assert difference.mean() < 1.0
+
+
+def test_a_large_photo_has_the_features_of_its_full_size(clip: FrozenCLIP) -> None:
+    data = scene(4000, 3000)
+    pixels = torch.from_numpy(np.stack([decode(data, clip.spec), in_full(data)]))
+    small, full = image_features(clip, None, pixels)
+    assert small @ full > 0.999
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    data = picture(30, 40, progressive=True)
+    assert decode(data, SPEC).shape == (3, 224, 224)
+    start = data.rindex(b"\xff\xda")
+    endless = data[:start] + data[start:-2] * 600 + data[-2:]
+    with pytest.raises(BadImage, match="more than 500 scans"):
+        decode(endless, SPEC)
 
 
 def test_carried_photos_are_open_clips_to_the_bit(samples: list[Sample]) -> None:
