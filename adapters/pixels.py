@@ -29,7 +29,7 @@ _RESAMPLING = {
 _DRAFT_GAP = 2
 _REDUCING_GAP = 3.0
 
-# Each scan is a pass over the whole picture. Encoders write ten; 20 MB of something else in the file,
+# Each scan is a pass over the whole picture. Encoders write ten; 20 MB of something else in a file,
 # such as a phone's film behind its photo, hold the two bytes 300 times by chance.
 _JPEG, _SCAN, _MAX_SCANS = b"\xff\xd8", b"\xff\xda", 500
 
