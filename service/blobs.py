@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from service.errors import NotFound, Unavailable
@@ -30,6 +30,15 @@ class Blobs:
     def put(self, path: str, data: bytes) -> None:
         with _translated(path):
             obstore.put(self._store, path, data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Stores a blob that is not there yet; False, and nothing changes, when one is."""
+        with _translated(path):
+            try:
+                obstore.put(self._store, path, data, mode="create")
+            except AlreadyExistsError:
+                return False
+            return True
 
     def get(self, path: str) -> bytes:
         """Raises NotFound or Unavailable."""

@@ -22,6 +22,7 @@ from training.fit import default_settings
 from training.jobs import make_broker
 
 _REDIS_URL = "redis://127.0.0.1:6379/0"
+_QUEUE_SECONDS = 10.0  # then a Redis that hangs is taken as gone, and connected to anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class Services:
 
 def broker_of(settings: Settings) -> RedisBroker:
     """The job queue, for a worker."""
-    return make_broker(redis.Redis.from_url(settings.redis_url or _REDIS_URL))
+    url = settings.redis_url or _REDIS_URL
+    return make_broker(redis.Redis.from_url(url, socket_timeout=_QUEUE_SECONDS))
 
 
 def registry_of(settings: Settings) -> Registry:

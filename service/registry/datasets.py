@@ -16,6 +16,18 @@ from service.registry.store import Page, Store, members, new_id, now, tenant_key
 from training.data import Sample
 
 _QUOTA_RETRY = 3600  # seconds: a quota frees itself by hand only
+# One step for Redis, so that no crash counts a picture that is not there, or the other way about.
+_ADD = """
+local images, labels, used = unpack(KEYS)
+local digest, record, label, most = unpack(ARGV)
+local before = redis.call('hget', images, digest)
+if before then return before end
+if tonumber(redis.call('get', used) or '0') >= tonumber(most) then return false end
+redis.call('hset', images, digest, record)
+redis.call('hincrby', labels, label, 1)
+redis.call('incr', used)
+return record
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +87,33 @@ class Datasets:
         images = tenant_key(tenant, "dataset", dataset_id, "images")
         before = self._store.hget(images, digest)
         if before is not None:
-            label: str = json.loads(before)["label"]
-            return None if label == sample.label else label
-        self._take_quota(tenant)
+            return _other_than(sample.label, before)
+        self._check_quota(tenant)
         folder = f"{_folder(tenant, dataset_id)}/images/{_label_hash(sample.label)}"
         self._blobs.put(f"{folder}/label.json", json.dumps({"label": sample.label}).encode())
         self._blobs.put(f"{folder}/{digest}", sample.data)
-        self._record(tenant, dataset_id, sample.label, digest, sample.name)
-        return None
+        recorded = self._record(tenant, dataset_id, sample.label, digest, sample.name)
+        return _other_than(sample.label, recorded)
 
-    def _record(self, tenant: str, dataset_id: str, label: str, digest: str, name: str) -> None:
+    def _record(self, tenant: str, dataset_id: str, label: str, digest: str, name: str) -> str:
+        """The picture's record: this one, or an earlier one."""
         record = json.dumps({"label": label, "name": name})
-        if self._store.hsetnx(tenant_key(tenant, "dataset", dataset_id, "images"), digest, record):
-            labels = tenant_key(tenant, "dataset", dataset_id, "labels")
-            self._store.hincrby(labels, label, 1)
+        images, labels = (
+            tenant_key(tenant, "dataset", dataset_id, part) for part in ("images", "labels")
+        )
+        names = (images, labels, tenant_key(tenant, "images"))
+        stored = self._store.eval(_ADD, 3, *names, digest, record, label, self._max_images)
+        if stored is None:
+            raise self._quota_is_used()
+        return str(stored)
 
-    def _take_quota(self, tenant: str) -> None:
-        used = self._store.incr(tenant_key(tenant, "images"))
-        if used > self._max_images:
-            self._store.decr(tenant_key(tenant, "images"))
-            raise TooMany(f"the tenant has {self._max_images:,} images, its quota", _QUOTA_RETRY)
+    def _check_quota(self, tenant: str) -> None:
+        """Before the bytes are stored; the record's own check is the exact one."""
+        if int(self._store.get(tenant_key(tenant, "images")) or 0) >= self._max_images:
+            raise self._quota_is_used()
+
+    def _quota_is_used(self) -> TooMany:
+        return TooMany(f"the tenant has {self._max_images:,} images, its quota", _QUOTA_RETRY)
 
     def samples(self, tenant: str, dataset_id: str) -> Iterator[Sample]:
         """Its pictures, by class and digest, so that the same data set is read the same way."""
@@ -114,6 +133,7 @@ class Datasets:
             for parts in ((), ("images",), ("labels",)):
                 pipe.delete(tenant_key(tenant, "dataset", dataset_id, *parts))
             pipe.execute()
+        self._blobs.delete(f"{_folder(tenant, dataset_id)}/dataset.json")  # first: see restore
         self._blobs.delete_all(_folder(tenant, dataset_id))
 
     def restore(self, tenant: str, dataset_id: str) -> None:
@@ -127,11 +147,16 @@ class Datasets:
             if name != "label.json":
                 label = json.loads(self._blobs.get(f"{place}/label.json"))["label"]
                 self._record(tenant, dataset_id, label, name, name)
-                self._store.incr(tenant_key(tenant, "images"))
 
 
 def _folder(tenant: str, dataset_id: str) -> str:
     return f"tenants/{tenant}/datasets/{dataset_id}"
+
+
+def _other_than(label: str, record: str) -> str | None:
+    """The label of a record, if it is another one."""
+    recorded: str = json.loads(record)["label"]
+    return None if recorded == label else recorded
 
 
 def _label_hash(label: str) -> str:
