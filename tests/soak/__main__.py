@@ -1,0 +1,73 @@
+"""`make soak`: kills, isolation and load for as long as asked, and a report of what was lost.
+
+python -m tests.soak --rounds 100 --minutes 60        the full run
+python -m tests.soak --only kills --rounds 5          a part of it
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from adapters.clip import load_clip
+from service.demo.__main__ import PHOTOS
+from tests.soak.cluster import Cluster
+from tests.soak.kills import KINDS, Kills
+from training.data import read_samples
+
+REPORT = Path("soak.json")
+
+
+def kills(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Each kind of kill in turn by lot, `rounds` in all."""
+    kinds = random.Random(options.seed)
+    with Cluster(folder, servers=1, workers=2).running() as cluster:
+        run = Kills(cluster, load_clip(), list(read_samples(PHOTOS)), options.seed)
+        for i in range(options.rounds):
+            kind = kinds.choice(KINDS)
+            started = time.monotonic()
+            run.round(kind)
+            losses = len(run.ledger.losses)
+            print(f"round {i + 1}, {kind}: {time.monotonic() - started:.0f} s, losses {losses}")
+            sys.stdout.flush()
+        run.check_all()
+    return run.ledger.report()
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {"kills": kills}
+
+
+def main() -> int:
+    options = _options()
+    report: dict[str, Any] = {"seed": options.seed}
+    for name in options.only:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            started = time.monotonic()
+            report[name] = PARTS[name](options, Path(folder))
+            report[name]["seconds"] = round(time.monotonic() - started)
+            options.report.write_text(json.dumps(report, indent=2) + "\n")
+    losses = [loss for name in options.only for loss in report[name]["losses"]]
+    print(json.dumps(report, indent=2))
+    print(f"losses: {len(losses)}")
+    return 1 if losses else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0, help="of isolation and of load")
+    parser.add_argument("--rounds", type=int, default=100, help="of kills")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--report", type=Path, default=REPORT)
+    parser.add_argument(
+        "--only", type=lambda text: text.split(","), default=list(PARTS), help=",".join(PARTS)
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
