@@ -1,6 +1,7 @@
 """Everything that a request can reach, made once from the settings."""
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
@@ -36,6 +37,7 @@ class Services:
     classifier: Classifier
     keys: Recall[str]
     versions: Recall[Version]
+    draining: threading.Event = field(default_factory=threading.Event)  # it is about to stop
 
 
 def broker_of(settings: Settings) -> RedisBroker:

@@ -26,7 +26,7 @@ _LOST_SECONDS = 15  # by then the queue itself has given a dead worker's job to 
 MAX_ATTEMPTS = 3  # a job that killed so many workers is at fault itself
 _ENDED = ("succeeded", "failed", "cancelled")
 _IDEMPOTENCY_SECONDS = 24 * 3600
-# Each is one step for Redis, so that a cancel and a worker cannot both win and no crash leaves a half.
+# Each is one step for Redis: a cancel and a worker cannot both win, and no crash leaves a half.
 # Each may be repeated, for the client does so when the connection broke before the answer.
 _CREATE = """
 local job, jobs, open, tenants, earlier = unpack(KEYS)

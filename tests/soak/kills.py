@@ -5,7 +5,6 @@ or answers differently is a loss.
 """
 
 import hashlib
-import itertools
 import random
 import secrets
 import threading
@@ -220,7 +219,7 @@ class Kills:
         return self._until_acknowledged(lambda: self._client.call("GET", f"/v1/jobs/{job}"))
 
     def _until_acknowledged(self, call: Callable[[], Any]) -> Any:
-        for _ in itertools.count():
+        while True:
             try:
                 return call()
             except ClientError as error:
