@@ -14,11 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from adapters.bank import Bank
 from adapters.clip import load_clip
 from service.demo.__main__ import PHOTOS
 from tests.soak.cluster import Cluster
+from tests.soak.isolation import Isolation
 from tests.soak.kills import KINDS, Kills
 from training.data import read_samples
+from training.fit import default_settings
 
 REPORT = Path("soak.json")
 
@@ -39,11 +44,29 @@ def kills(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return run.ledger.report()
 
 
-PARTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {"kills": kills}
+def isolation(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Fifty tenants on a bank of four slots and eight places in host memory, for `minutes`."""
+    clip, samples = load_clip(), list(read_samples(PHOTOS))
+    adapter = default_settings(clip).adapter
+    slot = Bank.slot_bytes(clip.image, clip.text, 32, adapter.image_first, adapter.text_first)
+    few = {"bank_bytes": 4 * slot, "host_adapters": 8}
+    with Cluster(folder, servers=1, workers=0, **few).running() as cluster:
+        where = (cluster.servers[0].url, cluster.registry, clip, samples)
+        run = Isolation(*where, tenants=50, fitted=5, seed=options.seed)
+        run.run(options.minutes * 60)
+        run.close()
+    return run.report()
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
+    "kills": kills,
+    "isolation": isolation,
+}
 
 
 def main() -> int:
     options = _options()
+    torch.set_num_threads(1)  # there are more processes than cores, and threads wait spinning
     report: dict[str, Any] = {"seed": options.seed}
     for name in options.only:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

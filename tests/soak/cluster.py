@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
+import torch
 from pydantic import SecretStr
 
 from service.cli import app
@@ -166,4 +167,5 @@ def _run(command: str, environment: dict[str, str], log: str, max_file_bytes: in
     if max_file_bytes is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+    torch.set_num_threads(1)  # there are more processes than cores, and threads wait spinning
     app([command])

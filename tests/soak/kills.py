@@ -20,6 +20,7 @@ from adapters.bank import AdapterWeights
 from adapters.clip import FrozenCLIP
 from service.client import ClientError
 from service.registry import Registry
+from service.registry.adapters import Version
 from tests.conftest import random_weights, upload, wait_for
 from tests.soak.cluster import Cluster, Process
 from training.data import Sample
@@ -259,7 +260,7 @@ def add_version(
     number: int,
     weights: AdapterWeights | None = None,
     classes: tuple[str, ...] = ("crab", "lotus"),
-) -> None:
+) -> Version:
     """A version with random weights, as a worker would store it; the number is its seed."""
     manifest = Manifest(
         clip=clip.name,
@@ -275,7 +276,7 @@ def add_version(
         created_at="2026-01-01T00:00:00.000Z",
     )
     weights = weights or random_weights(clip, number)
-    registry.adapters.add(manifest, encode(Artifact(manifest, weights)))
+    return registry.adapters.add(manifest, encode(Artifact(manifest, weights)))
 
 
 def _near(scores: dict[str, float], truth: dict[str, float]) -> bool:
