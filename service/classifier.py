@@ -95,6 +95,7 @@ class Classifier:
         self._check_files(files)
         check_classes(question.classes, self._limits.classes)
         check_template(question.template)
+        self._engine.check_wait(question.tenant)
         async with self._deadline(), self._lease(question.version) as lease:
             pixels = await asyncio.gather(*(self._decode(file.data) for file in files))
             texts = await self._text_features(question, lease)

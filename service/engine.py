@@ -4,6 +4,7 @@ Rows of all tenants wait in one fair queue, which fills while the device works; 
 what waits, a row of each tenant in turn. A row that breaks the batch fails alone.
 """
 
+import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -23,6 +24,7 @@ from service.errors import TooMany, Unavailable
 Feature = NDArray[np.float32]  # [e], unit
 
 _RETRY_SECONDS = 1  # a full queue of 1,024 rows is a second or two of work
+_LATEST = 0.2  # weight of the latest batch in the time that a row takes
 
 
 @dataclass(slots=True)
@@ -45,6 +47,11 @@ class FairQueue:
 
     def __len__(self) -> int:
         return self._size
+
+    def ahead(self, tenant: str) -> int:
+        """Rows that would be taken before a new one of this tenant: one of each other in turn."""
+        mine = len(self._rows.get(tenant, ()))
+        return sum(min(len(rows), mine + (name != tenant)) for name, rows in self._rows.items())
 
     def put(self, rows: Sequence[Row]) -> None:
         """All of the rows or none. Raises TooMany when they do not fit."""
@@ -71,8 +78,16 @@ class FairQueue:
 class Engine:
     """Runs a backend on one thread. Thread-safe."""
 
-    def __init__(self, backend: Backend, max_batch: int, max_queued_rows: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        max_batch: int,
+        max_queued_rows: int,
+        max_queue_seconds: float = math.inf,
+    ) -> None:
         self._backend, self._max_batch = backend, max_batch
+        self._max_queue_seconds = max_queue_seconds
+        self._row_seconds = 0.0  # of late
         self._queue = FairQueue(max_queued_rows)
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._wake = threading.Condition()
@@ -93,11 +108,13 @@ class Engine:
         """Queues rows; each row's future gets its feature.
 
         Raises:
-            TooMany: the queue is full.
+            TooMany: the queue is full, or they would wait for longer than `max_queue_seconds`.
             Unavailable: the service is shutting down.
         """
         with self._wake:
             self._check_running()
+            for tenant in {row.tenant for row in rows}:
+                self._check_wait(tenant)
             self._queue.put(rows)
             metrics.QUEUED_ROWS.set(len(self._queue))
             self._wake.notify()
@@ -118,6 +135,16 @@ class Engine:
     def ping(self) -> "Future[Any]":
         """Done when the thread and the device have answered."""
         return self.call(self._backend.ping)
+
+    def check_wait(self, tenant: str) -> None:
+        """Refuses early, before pictures are decoded. Raises TooMany as `submit` does."""
+        with self._wake:
+            self._check_wait(tenant)
+
+    def _check_wait(self, tenant: str) -> None:
+        wait = self._queue.ahead(tenant) * self._row_seconds
+        if wait > self._max_queue_seconds:
+            raise TooMany(f"the wait is {wait:.1f} s already", math.ceil(wait))
 
     def _check_running(self) -> None:
         if self._stopping:
@@ -156,7 +183,9 @@ class Engine:
                 self._run([row], compute)
             return
         metrics.BATCH_ROWS.observe(len(rows))
-        metrics.BATCH_SECONDS.observe(time.monotonic() - started)
+        seconds = time.monotonic() - started
+        metrics.BATCH_SECONDS.observe(seconds)
+        self._row_seconds += _LATEST * (seconds / len(rows) - self._row_seconds)
         for row, feature in zip(rows, features, strict=True):
             row.future.set_result(feature)
 

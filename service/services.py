@@ -71,7 +71,8 @@ def open_services(settings: Settings, clip: FrozenCLIP | None = None) -> Service
     clip = clip or clip_of(settings)
     registry = registry_of(settings)
     bank = _bank(settings, clip)
-    engine = Engine(TorchBackend(clip, bank), settings.max_batch, settings.max_queued_rows)
+    queue = (settings.max_queued_rows, settings.max_queue_seconds)
+    engine = Engine(TorchBackend(clip, bank), settings.max_batch, *queue)
     tiers = Tiers(engine, clip, bank.slots, settings.host_adapters, registry.blobs.get)
     limits = Limits(
         image_limits(settings),

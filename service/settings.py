@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     text_features: int = Field(100_000, description="class features kept in memory")
     max_batch: int = Field(32, description="rows of one batch")
     max_queued_rows: int = Field(1024, description="rows waiting for the device, all tenants")
+    max_queue_seconds: float = Field(
+        2.0, description="a tenant's wait for the device, by its recent speed; then 429"
+    )
     decode_threads: int = Field(4, description="pictures decoded at once")
     request_seconds: float = Field(30.0, description="a classify request's deadline")
     drain_seconds: float = Field(
