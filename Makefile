@@ -1,4 +1,4 @@
-.PHONY: setup demo serve test check bench
+.PHONY: setup demo serve test soak check bench
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -19,6 +19,9 @@ serve: setup  ## rmadapter up
 
 test: setup  ## the whole test suite
 	$(BIN)/python -m pytest
+
+soak: setup  ## kills, isolation and overload for an hour or more: make soak SOAK="--minutes 5 --rounds 10"
+	$(BIN)/python -m tests.soak $(SOAK)
 
 check: setup  ## lint, format, types, layering
 	$(BIN)/ruff check .

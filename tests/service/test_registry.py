@@ -1,5 +1,7 @@
 """Records on a real Redis: what is written is found, by its owner alone, and once."""
 
+import time
+
 import pytest
 
 from adapters.artifact import Artifact, Manifest, encode
@@ -170,6 +172,31 @@ def test_a_job_whose_message_was_lost_is_sent_again(registry: Registry, tenant: 
     registry.jobs.dispatch_all()
     registry.jobs.dispatch_all()
     assert sent(registry) == [job.job]
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_a_clock_that_jumps_neither_loses_a_job_nor_runs_it_twice(
+    registry: Registry, tenant: str, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    """The host that takes and sends the job is an hour wrong; the next one is right."""
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + jump)
+    job = FitJob(tenant, registry.jobs.create(tenant, SPEC).id)
+    registry.jobs.claim(job, "one")
+    registry.jobs._broker.flush(QUEUE)
+    monkeypatch.undo()
+    registry.jobs.dispatch_all()
+    assert sent(registry) == []
+    with pytest.raises(Conflict, match="another worker has"):
+        registry.jobs.claim(job, "two")
+    waits = [f"rmadapter:tenant:{tenant}:job:{job.job}:{name}" for name in ("lease", "just-sent")]
+    for name in waits:
+        assert 0 < registry.store.pttl(name) <= 15_000  # by Redis's own clock
+        registry.store.delete(name)
+    registry.jobs.dispatch_all()
+    assert sent(registry) == [job.job]
+    assert registry.jobs.claim(job, "two").attempts == 2
+    assert not registry.jobs.renew(job, "one")
 
 
 def test_a_job_that_ended_never_keeps_the_next_one_waiting(registry: Registry, tenant: str) -> None:
