@@ -1,7 +1,8 @@
-.PHONY: setup demo serve test soak check bench
+.PHONY: setup demo serve test soak check audit bench
 
 PYTHON ?= python3
 BIN := .venv/bin
+AUDIT := .venv/audit.json
 
 setup: .venv/.done
 
@@ -23,8 +24,24 @@ test: setup  ## the whole test suite
 soak: setup  ## kills, isolation and overload for an hour or more: make soak SOAK="--minutes 5 --rounds 10"
 	$(BIN)/python -m tests.soak $(SOAK)
 
-check: setup  ## lint, format, types, layering
+check: setup audit  ## lint, format, types, layering, unsafe calls, known holes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive adapters training service
+
+# Fails on a known vulnerability. That the advisories cannot be reached is said, and fails nothing:
+# pip-audit then writes no report, or one that lists every package as skipped.
+audit: setup
+	@rm -f $(AUDIT); $(BIN)/pip-audit --skip-editable --progress-spinner off \
+		--format json --output $(AUDIT) 2> $(AUDIT).log; code=$$?; \
+	if grep -q '"vulns": *\[ *{' $(AUDIT) 2> /dev/null; then \
+		cat $(AUDIT).log; $(BIN)/python -m json.tool $(AUDIT); exit 1; \
+	elif grep -q '"vulns"' $(AUDIT) 2> /dev/null; then \
+		echo "pip-audit: no known vulnerability in" \
+			"$$(grep -o '"vulns"' $(AUDIT) | wc -l) packages," \
+			"$$(grep -o '"skip_reason"' $(AUDIT) | wc -l) could not be looked up"; \
+	else \
+		echo "pip-audit: NOT AUDITED (exit $$code): the advisory database was not reached"; \
+	fi

@@ -8,6 +8,7 @@ shapes are.
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ FORMAT, FORMAT_VERSION = "rmadapter", 1
 _MAX_HEADER = 16 * 2**20  # bytes; 1,000 classes with their confusion matrix take 4 MB
 _TENSORS = ("down", "down_bias", "up", "up_bias")
 _TOWERS = ("image", "text")
+_NAMES = {f"{tower}.{name}" for tower in _TOWERS for name in _TENSORS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,12 @@ def decode(data: bytes) -> Artifact:
         )
     try:
         tensors = load(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, RuntimeError, OverflowError) as error:
         raise BadArtifact("the file is cut short or changed") from error
+    if set(tensors) != _NAMES or any(
+        t.dtype != torch.float32 or not t.dim() for t in tensors.values()
+    ):
+        raise BadArtifact("the file's tensors are not those of an adapter")
     manifest = str(header.get("manifest"))
     if header.get("checksum") != _checksum(manifest, tensors):
         raise BadArtifact("the file's checksum does not match: it was changed")
@@ -128,11 +134,27 @@ def _artifact(manifest_json: str, tensors: dict[str, Tensor]) -> Artifact:
             tower: TowerWeights(first[tower], *(tensors[f"{tower}.{name}"] for name in _TENSORS))
             for tower in _TOWERS
         }
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BadArtifact(f"the file lacks a part: {error}") from error
+    if not _typed(manifest):
+        raise BadArtifact("the file's manifest has a part of the wrong type")
     if not all(_consistent(weights) for weights in towers.values()):
         raise BadArtifact("the file's tensors do not belong together")
     return Artifact(manifest, AdapterWeights(**towers))
+
+
+def _typed(manifest: Manifest) -> bool:
+    """What code relies on; JSON could hold anything."""
+    texts = ("clip", "fingerprint", "tenant", "adapter", "template", "created_at")
+    numbers = (manifest.version, manifest.image_first, manifest.text_first)
+    return (
+        all(isinstance(getattr(manifest, name), str) for name in texts)
+        and all(isinstance(name, str) for name in manifest.classes)
+        and all(type(number) is int and number >= 0 for number in numbers)
+        and isinstance(manifest.logit_scale, float | int)
+        and math.isfinite(manifest.logit_scale)
+        and isinstance(manifest.info, dict)
+    )
 
 
 def _consistent(weights: TowerWeights) -> bool:
@@ -140,9 +162,7 @@ def _consistent(weights: TowerWeights) -> bool:
         return False
     n, d, r = weights.down.shape
     shapes = [tuple(getattr(weights, name).shape) for name in _TENSORS]
-    return shapes == [(n, d, r), (n, r), (n, r, d), (n, d)] and all(
-        getattr(weights, name).dtype == torch.float32 for name in _TENSORS
-    )
+    return shapes == [(n, d, r), (n, r), (n, r, d), (n, d)]
 
 
 def _checksum(manifest: str, tensors: dict[str, Tensor]) -> str:

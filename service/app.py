@@ -18,6 +18,7 @@ from adapters.errors import (
     DoesNotFit,
     RMAdapterError,
 )
+from service.auth import Gate
 from service.errors import (
     Conflict,
     Forbidden,
@@ -31,7 +32,7 @@ from service.errors import (
     problems_of,
 )
 from service.middleware import BodyLimit, Observe
-from service.routes import adapters, classify, datasets, health, jobs, tenants
+from service.routes import adapters, classify, datasets, health, jobs, keys, tenants
 from service.schemas import ProblemOut
 from service.services import Services
 
@@ -73,8 +74,9 @@ def create_app(services: Services) -> FastAPI:
         responses={"4XX": problem, "5XX": problem},
     )
     app.state.services = services
-    for routes in (tenants, datasets, jobs, adapters, classify, health):
+    for routes in (tenants, keys, datasets, jobs, adapters, classify, health):
         app.include_router(routes.router)
+    app.add_middleware(Gate, services=services)
     app.add_middleware(BodyLimit, limit=services.settings.max_body_bytes)
     app.add_middleware(Observe)
     app.add_exception_handler(RMAdapterError, _on_domain_error)
@@ -90,14 +92,14 @@ def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
         return _on_bug(request, error)
     status, title = _STATUS[kind]
     if status >= 500:
-        log.warning("%s %s: %s", request.method, request.url.path, error)
-    problems = error.problems if isinstance(error, Invalid) else ()
+        log.warning("%s %r: %s", request.method, request.url.path, error)
+    problems = error.problems if isinstance(error, Invalid | TooMany) else ()
     if kind in _FIELD:
         problems = (Problem(_FIELD[kind], str(error)),)
     headers = {}
     if isinstance(error, TooMany | Unavailable):
         headers["Retry-After"] = str(error.retry_after)
-    if isinstance(error, TooLarge):
+    if isinstance(error, TooLarge | Unauthorized):
         headers["Connection"] = "close"  # else the server goes on reading what it refused
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
@@ -110,14 +112,16 @@ def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
     return _problem(422, "Invalid request", "the request is not valid", problems)
 
 
-def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
+def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, RMAdapterError):  # raised while FastAPI read the body
+        return _on_domain_error(request, error.__cause__)
     headers = dict(error.headers or {})
     return _problem(error.status_code, str(error.detail), str(error.detail), headers=headers)
 
 
 def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s broke", request.method, request.url.path, exc_info=error)
+    log.error("%s %r broke", request.method, request.url.path, exc_info=error)
     return _problem(500, "Internal error", "something broke here; the server's log has the reason")
 
 

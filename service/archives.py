@@ -1,8 +1,18 @@
-"""Uploaded archives: zip or tar, a folder a class. Nothing in them is trusted."""
+"""Uploaded archives: zip or tar, a folder a class. Nothing in them is trusted.
 
+Sizes that a header claims are not believed: no read is longer than a picture may be, so neither a
+directory nor a header nor an entry can fill the memory, however small the file is that it is in.
+"""
+
+import bz2
+import gzip
 import io
+import lzma
+import stat
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -12,6 +22,22 @@ from service.errors import Invalid, Problem, TooLarge
 from training.data import Sample
 
 _NESTED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+_ZIP_ENTRY_BYTES = 300  # of a zip file's directory, with a long name
+_TAR_ENTRY_BYTES = 4096  # of a tar file beside the data: headers and padding
+_MAX_NAME = 255  # characters, as on most disks
+_BROKEN = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    IndexError,
+    OverflowError,
+    RuntimeError,  # NotImplementedError and RecursionError too
+)
 _JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 
 
@@ -32,6 +58,35 @@ class ArchiveLimits:
     file_bytes: int
 
 
+class _Careful(io.RawIOBase):
+    """A file that is read in pieces of at most `longest` bytes; with `most`, of no more than that
+    in all, and from its start to its end."""
+
+    def __init__(self, file: IO[bytes], longest: int, most: int | None = None) -> None:
+        self._file, self._longest, self._left = file, longest, most
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(self._longest + 1 if size < 0 else min(size, self._longest + 1))
+        if len(data) > self._longest:
+            raise TooLarge(f"a part of the archive is longer than {self._longest:,} bytes")
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                raise TooLarge("the archive unpacks to more than its files")
+        return data
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if self._left is not None and offset < self._file.tell() - 1:  # by one, tarfile does
+            raise ValueError("a size below zero")
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
 def read_archive(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
     """The pictures of an archive, each with its folder's name as label, and what was rejected.
 
@@ -39,52 +94,81 @@ def read_archive(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Re
         Invalid: it is neither a zip nor a tar file, or is broken.
         TooLarge: more files or bytes than allowed.
     """
-    try:
-        if zipfile.is_zipfile(file):
-            file.seek(0)
+    file.seek(0)
+    head = file.read(6)
+    file.seek(0)
+    try:  # by how it starts: a tar file may hold what looks like the end of a zip file
+        if head.startswith(b"PK"):
             yield from _read_zip(file, limits)
         else:
-            file.seek(0)
-            yield from _read_tar(file, limits)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, ValueError) as error:
+            yield from _read_tar(_unpacked(file, head), limits)
+    except _BROKEN as error:
         raise Invalid(
             "the archive cannot be read", Problem("archive", "not a zip or tar file, or broken")
         ) from error
 
 
+def _unpacked(file: IO[bytes], head: bytes) -> IO[bytes]:
+    """The tar file in a compressed one; each of these unpacks no more than it is asked for."""
+    if head.startswith(b"\x1f\x8b"):
+        return gzip.open(file)  # type: ignore[return-value]
+    if head.startswith(b"BZh"):
+        return bz2.open(file)
+    if head.startswith(b"\xfd7zXZ"):
+        return lzma.open(file)
+    return file
+
+
 def _read_zip(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
-    with zipfile.ZipFile(file) as archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-        _check_count(len(entries), limits)
+    longest = max(limits.file_bytes + 1, limits.entries * _ZIP_ENTRY_BYTES)
+    with zipfile.ZipFile(_Careful(file, longest)) as archive:
+        _check_count(len(archive.infolist()), limits)
         total = 0
-        for entry in entries:
-            link = (entry.external_attr >> 16) & 0o170000 == 0o120000
-            reason = "a link" if link else _refused(entry.filename)
-            if reason is None and entry.flag_bits & 1:
-                reason = "encrypted"
+        for entry in archive.infolist():
+            if entry.is_dir():
+                continue
+            reason = _refused_in_zip(entry)
             if reason is not None:
                 yield from _reject(entry.filename, reason)
                 continue
             try:
                 with archive.open(entry) as stream:
                     data = _read(stream, limits)
-            except (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError) as error:
-                yield Rejected(entry.filename, f"cannot be unpacked: {error}")
+            except _BROKEN as error:
+                yield Rejected(_shown(entry.filename), f"cannot be unpacked: {error}")
                 continue
             total = _check_total(total + (len(data) if data else limits.file_bytes), limits)
             yield _sample(entry.filename, data, limits)
 
 
+def _refused_in_zip(entry: zipfile.ZipInfo) -> str | None:
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG):
+        return "a link or a device"
+    if (reason := _refused(entry.filename)) is not None:
+        return reason
+    if entry.flag_bits & 1:
+        return "encrypted"
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "compressed by a method that is not read here"  # they unpack all at once
+    return None
+
+
 def _read_tar(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
-    with tarfile.open(fileobj=file, mode="r:*") as archive:
+    most = limits.bytes + limits.entries * _TAR_ENTRY_BYTES
+    careful = _Careful(file, max(limits.file_bytes + 1, tarfile.RECORDSIZE), most)
+    with tarfile.open(fileobj=careful, mode="r:") as archive:
         count = total = 0
         for entry in archive:
-            if entry.isdir():
-                continue
             count += 1
             _check_count(count, limits)
-            reason = _refused(entry.name) if entry.isreg() else "a link or a device"
+            if entry.size < 0:
+                raise ValueError("a size below zero")
+            if entry.isdir():
+                continue
             total = _check_total(total + entry.size, limits)
+            plain = entry.isreg() and not entry.issparse()
+            reason = _refused(entry.name) if plain else "a link, a device or a sparse file"
             if reason is not None:
                 yield from _reject(entry.name, reason)
                 continue
@@ -97,6 +181,8 @@ def _refused(name: str) -> str | None:
     path = PurePosixPath(name.replace("\\", "/"))
     if any(part in _JUNK or part.startswith("._") for part in path.parts):
         return ""
+    if not path.parts or "\0" in name:
+        return "a name that is none"
     if path.is_absolute() or ":" in path.parts[0] or ".." in path.parts:
         return "its path leads out of the archive"
     if path.suffix.lower() in _NESTED:
@@ -106,7 +192,12 @@ def _refused(name: str) -> str | None:
 
 def _reject(name: str, reason: str) -> Iterator[Rejected]:
     if reason:
-        yield Rejected(name, reason)
+        yield Rejected(_shown(name), reason)
+
+
+def _shown(name: str) -> str:
+    """A name of any bytes as text that can be written, and not a long one."""
+    return name[-_MAX_NAME:].encode("utf-8", "replace").decode()
 
 
 def _read(stream: IO[bytes], limits: ArchiveLimits) -> bytes | None:
@@ -117,9 +208,9 @@ def _read(stream: IO[bytes], limits: ArchiveLimits) -> bytes | None:
 
 def _sample(name: str, data: bytes | None, limits: ArchiveLimits) -> Sample | Rejected:
     if data is None:
-        return Rejected(name, f"more than {limits.file_bytes:,} bytes")
+        return Rejected(_shown(name), f"more than {limits.file_bytes:,} bytes")
     path = PurePosixPath(name.replace("\\", "/"))
-    return Sample(path.parent.name, path.name, data)
+    return Sample(_shown(path.parent.name), _shown(path.name), data)
 
 
 def _check_count(count: int, limits: ArchiveLimits) -> None:

@@ -1,14 +1,25 @@
-"""Who asks: a tenant by its key, or the administrator."""
+"""Who asks, and what their key opens: a tenant by one of its keys, or the administrator.
+
+A key's scope is checked by what a handler asks for: `CurrentTenant` and `Reader` take any key of
+the tenant, `Manager` takes one that may manage it. Each also counts the call for the tenant's rate.
+"""
 
 import hmac
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Literal
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as ASGIScope
 
 from service.errors import Forbidden, Unauthorized
+from service.registry.tenants import Grant, Scope, hash_key
 from service.services import Services
 
+_GRANTED = "rmadapter.granted"  # in a request's scope
 _bearer = HTTPBearer(auto_error=False, description="a tenant's API key, or the admin key")
 
 
@@ -22,31 +33,81 @@ Reach = Annotated[Services, Depends(get_services)]
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
-def require_admin(reach: Reach, credentials: Credentials) -> None:
+def require_admin(request: Request, reach: Reach, credentials: Credentials) -> None:
     """Raises Unauthorized for no key or an unknown one, Forbidden for a tenant's."""
-    if _is_admin(reach, credentials):
+    api_key = credentials.credentials if credentials else None
+    if _is_admin(reach, api_key):
         return
-    tenant = require_tenant(reach, credentials)
-    raise Forbidden(f"the key is that of tenant {tenant}, this needs the admin key")
+    tenant = _grant(request.scope, reach, api_key).tenant
+    raise Forbidden(f"the key is that of tenant {tenant}; this needs the admin key")
 
 
-def require_tenant(reach: Reach, credentials: Credentials) -> str:
-    """The tenant's id. Raises Unauthorized, or Forbidden for the admin key."""
-    if credentials is None:
+def require(scope: Scope, rate: Literal["classify", "manage"]) -> Callable[..., str]:
+    """A dependency that gives the tenant's id.
+
+    It raises Unauthorized, TooMany, or Forbidden for the admin key and for too small a scope.
+    """
+
+    def tenant_of(request: Request, reach: Reach, credentials: Credentials) -> str:
+        api_key = credentials.credentials if credentials else None
+        if _is_admin(reach, api_key):
+            raise Forbidden("the admin key is for /v1/tenants; this needs a tenant's key")
+        grant = _grant(request.scope, reach, api_key)
+        reach.registry.rates.take(grant.tenant, rate)
+        if grant.scope not in (scope, "manage"):
+            raise Forbidden(f"the key's scope is {grant.scope}; this needs the scope {scope}")
+        return grant.tenant
+
+    return tenant_of
+
+
+class Gate:
+    """Reads no body for a key that is not known; FastAPI reads it before it asks who sends it."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app, self._services = app, services
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
+            await self._app(scope, receive, send)
+            return
+        scope[_GRANTED], passed = {}, False
+
+        async def receive_of_known() -> Message:
+            nonlocal passed
+            if not (passed or scope[_GRANTED]):
+                await run_in_threadpool(self._check, scope)
+                passed = True
+            return await receive()
+
+        await self._app(scope, receive_of_known, send)
+
+    def _check(self, scope: ASGIScope) -> None:
+        scheme, _, api_key = Headers(scope=scope).get("authorization", "").partition(" ")
+        given = api_key.strip() if scheme.lower() == "bearer" else None
+        if not _is_admin(self._services, given):
+            _grant(scope, self._services, given)
+
+
+def _grant(scope: ASGIScope, reach: Services, api_key: str | None) -> Grant:
+    """What a key opens, looked up once in a request."""
+    if not api_key:
         raise Unauthorized("send the header Authorization: Bearer KEY")
-    if _is_admin(reach, credentials):
-        raise Forbidden("the admin key is for /v1/tenants; this needs a tenant's key")
-    api_key = credentials.credentials
-    return reach.keys(api_key, lambda: reach.registry.tenants.authenticate(api_key))
+    granted: dict[str, Grant] = scope.get(_GRANTED, {})
+    name = hash_key(api_key)  # memory holds no key either
+    if name not in granted:
+        granted[name] = reach.keys(name, lambda: reach.registry.tenants.authenticate(api_key))
+    return granted[name]
 
 
-def _is_admin(reach: Services, credentials: HTTPAuthorizationCredentials | None) -> bool:
+def _is_admin(reach: Services, api_key: str | None) -> bool:
     admin_key = reach.settings.admin_key
-    if admin_key is None or credentials is None:
+    if admin_key is None or api_key is None:
         return False
-    given = credentials.credentials.encode()
-    return hmac.compare_digest(given, admin_key.get_secret_value().encode())
+    return hmac.compare_digest(api_key.encode(), admin_key.get_secret_value().encode())
 
 
-CurrentTenant = Annotated[str, Depends(require_tenant)]
+CurrentTenant = Annotated[str, Depends(require("classify", rate="classify"))]
+Reader = Annotated[str, Depends(require("classify", rate="manage"))]
+Manager = Annotated[str, Depends(require("manage", rate="manage"))]
 Admin = Depends(require_admin)

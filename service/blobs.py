@@ -76,9 +76,13 @@ class Blobs:
 
     def paths(self, prefix: str) -> Iterator[str]:
         """The paths of every blob under the folder `prefix`, in no given order."""
+        return (path for path, _ in self.sizes(prefix))
+
+    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """The same, each with its bytes."""
         with _translated(prefix):
             for chunk in obstore.list(self._store, prefix):
-                yield from (item["path"] for item in chunk)
+                yield from ((item["path"], item["size"]) for item in chunk)
 
     def _delete(self, paths: list[str]) -> None:
         try:

@@ -44,11 +44,21 @@ class TooLarge(RMAdapterError):
 
 
 class TooMany(RMAdapterError):
-    """A full queue or a quota that is used up; `retry_after` in seconds."""
+    """A full queue, too many calls or a quota that is used up; `retry_after` in seconds."""
 
-    def __init__(self, detail: str, retry_after: int) -> None:
+    def __init__(self, detail: str, retry_after: int, *problems: Problem) -> None:
         super().__init__(detail)
-        self.retry_after = retry_after
+        self.retry_after, self.problems = retry_after, problems
+
+
+class OverQuota(TooMany):
+    """What a tenant may have of something is used up; `wanted` is what was asked for beside it."""
+
+    def __init__(
+        self, quota: str, limit: int, used: int, wanted: int = 1, retry_after: int = 3600
+    ) -> None:
+        use = f"{used:,} of {limit:,} are used, {wanted:,} more were asked for"
+        super().__init__(f"the tenant's quota of {quota}: {use}", retry_after, Problem(quota, use))
 
 
 class Unavailable(RMAdapterError):

@@ -10,6 +10,7 @@ from service import metrics
 from service.errors import TooLarge
 
 _MAX_REQUEST_ID = 128
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # a client may make up any
 
 
 class Observe:
@@ -37,9 +38,10 @@ class Observe:
             await self._app(scope, receive, send_counted)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
-            metrics.REQUESTS.labels(scope["method"], route, str(status)).inc()
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            metrics.REQUESTS.labels(method, route, str(status)).inc()
             seconds = time.monotonic() - started
-            metrics.REQUEST_SECONDS.labels(scope["method"], route).observe(seconds)
+            metrics.REQUEST_SECONDS.labels(method, route).observe(seconds)
 
 
 class BodyLimit:
@@ -57,7 +59,7 @@ class BodyLimit:
 
         async def receive_limited() -> Message:
             nonlocal received
-            if length.isdigit() and int(length) > self._limit:
+            if length.isdecimal() and int(length) > self._limit:
                 raise self._too_large()
             message = await receive()
             received += len(message.get("body", b""))

@@ -1,12 +1,25 @@
 """What a tenant may set of a fit: a small part of `FitSettings`, with bounds."""
 
 from dataclasses import replace
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from adapters.classify import TEMPLATE
 from adapters.clip import FrozenCLIP
 from training.fit import FitSettings, default_settings
+
+
+def _writable(text: str) -> str:
+    """JSON can hold half of a character, which no answer and no record can be written with."""
+    if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise ValueError("half of a surrogate pair")
+    return text
+
+
+Writable = AfterValidator(_writable)  # behind a Field, so that its limits stay a text's
+Text = Annotated[str, Writable]
+Template = Annotated[str, Field(max_length=200), Writable]
 
 
 class FitParams(BaseModel):
@@ -19,7 +32,7 @@ class FitParams(BaseModel):
     batch_size: int | None = Field(None, ge=2, le=256)
     rank: int | None = Field(None, ge=1, le=64)
     seed: int = Field(1, ge=0, lt=2**31)
-    template: str = Field(TEMPLATE, max_length=200)
+    template: Template = TEMPLATE
 
     def settings(self, clip: FrozenCLIP) -> FitSettings:
         """The full settings for a CLIP."""

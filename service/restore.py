@@ -1,6 +1,7 @@
 """Makes Redis's records anew from the blob store: tenants, data sets, adapters, what is live."""
 
 from service.registry import Registry
+from service.registry.datasets import Usage
 from service.registry.tenants import read_manifest
 
 
@@ -22,8 +23,11 @@ def restore(registry: Registry) -> int:
                 adapters.add((tenant, adapter))
     for tenant in sorted(tenants):
         registry.tenants.save(read_manifest(registry.blobs.get(f"tenants/{tenant}/tenant.json")))
+    used: dict[str, list[Usage]] = {tenant: [] for tenant in tenants}
     for tenant, dataset in sorted(datasets):
-        registry.datasets.restore(tenant, dataset)
+        used.setdefault(tenant, []).append(registry.datasets.restore(tenant, dataset))
+    for tenant, found in used.items():
+        registry.datasets.restore_usage(tenant, found)
     for tenant, adapter in sorted(adapters):
         registry.adapters.restore(tenant, adapter)
     return len(tenants)

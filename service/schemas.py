@@ -2,15 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from service.params import FitParams
+from service.params import FitParams, Template, Text, Writable
 from service.registry.adapters import Adapter, Version
 from service.registry.datasets import Dataset
 from service.registry.jobs import Job
-from service.registry.tenants import Tenant
+from service.registry.tenants import Key, Scope, Tenant
 
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S")]
+_MAX_WORDS = 1000  # characters; what CLIP reads ends at 77 tokens, a megabyte takes it seconds
+Words = Annotated[str, Field(max_length=_MAX_WORDS), Writable]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S"), Writable]
+FileName = Annotated[str, Field(max_length=300), Writable]
 AdapterName = Annotated[
     str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 ]
@@ -37,9 +40,38 @@ class TenantOut(BaseModel):
 
 
 class KeyOut(BaseModel):
-    """The key is shown this once."""
+    """A tenant's new key, shown this once."""
 
     tenant: str
+    api_key: str
+
+
+class KeyIn(_In):
+    scope: Scope = Field(
+        "classify",
+        description="classify: classify, embeddings, the list of adapters; manage: everything",
+    )
+
+
+class RotateIn(_In):
+    scope: Scope = Field("manage", description="whose keys end, and what the new one may do")
+
+
+class KeyInfoOut(BaseModel):
+    """A key by its id; the key itself is not kept."""
+
+    key_id: str
+    scope: Scope
+    created_at: str
+
+    @classmethod
+    def of(cls, key: Key) -> "KeyInfoOut":
+        return cls(key_id=key.id, scope=key.scope, created_at=key.created_at)
+
+
+class NewKeyOut(KeyInfoOut):
+    """The key is shown this once."""
+
     api_key: str
 
 
@@ -73,7 +105,7 @@ class UploadOut(BaseModel):
 
 
 class JobIn(_In):
-    dataset: str
+    dataset: Text
     adapter: AdapterName
     params: FitParams = FitParams()
     publish: bool | Literal["if_better"] = True
@@ -166,17 +198,17 @@ class LiveIn(_In):
 
 class ImageIn(_In):
     b64: str
-    file: str | None = Field(None, max_length=300, description="a name for the answer")
+    file: FileName | None = Field(None, description="a name for the answer")
 
 
 class ClassifyIn(_In):
     """`classes` unset: the adapter's own. `adapter` unset: zero-shot."""
 
     images: list[ImageIn] = []
-    classes: list[str] | None = None
-    adapter: str | None = None
+    classes: list[Words] | None = None
+    adapter: Text | None = None
     version: int | None = Field(None, ge=1)
-    template: str | None = Field(None, max_length=200)
+    template: Template | None = None
     top_k: int | None = Field(None, ge=1)
     min_score: float | None = Field(None, ge=0, le=1)
 
@@ -204,11 +236,19 @@ class ClassifyOut(BaseModel):
 class EmbeddingsIn(_In):
     """OpenAI's request shape; `input` holds texts, or pictures as data URIs."""
 
-    input: Annotated[list[str], Field(min_length=1, max_length=1000)] | str
-    adapter: str | None = None
+    input: Annotated[list[Text], Field(min_length=1, max_length=1000)] | Text
+    adapter: Text | None = None
     version: int | None = Field(None, ge=1)
-    model: str | None = Field(None, description="read by clients of OpenAI's; there is one model")
+    model: Text | None = Field(None, description="read by clients of OpenAI's; there is one model")
     encoding_format: Literal["float"] = "float"
+
+    @field_validator("input")
+    @classmethod
+    def _short(cls, given: list[str] | str) -> list[str] | str:
+        for text in [given] if isinstance(given, str) else given:
+            if len(text) > _MAX_WORDS and not text.startswith("data:"):
+                raise ValueError(f"a text has at most {_MAX_WORDS} characters")
+        return given
 
 
 class EmbeddingOut(BaseModel):

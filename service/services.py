@@ -17,6 +17,7 @@ from service.engine import Engine
 from service.recall import Recall
 from service.registry import Registry, open_registry
 from service.registry.adapters import Version
+from service.registry.tenants import Grant
 from service.settings import Settings
 from service.tiers import Tiers
 from training.fit import default_settings
@@ -35,7 +36,7 @@ class Services:
     clip: FrozenCLIP
     engine: Engine
     classifier: Classifier
-    keys: Recall[str]
+    keys: Recall[Grant]
     versions: Recall[Version]
     draining: threading.Event = field(default_factory=threading.Event)  # it is about to stop
 

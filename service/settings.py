@@ -51,7 +51,19 @@ class Settings(BaseSettings):
     max_archive_bytes: int = Field(2 * 2**30, description="one uploaded archive unpacked")
     min_images: int = Field(1, description="pictures a class needs for a fit")
     max_tenant_images: int = Field(200_000, description="pictures of one tenant")
+    max_tenant_bytes: int = Field(50 * 2**30, description="their bytes as sent")
+    max_tenant_datasets: int = Field(1000, description="data sets of one tenant")
+    max_tenant_adapters: int = Field(1000, description="adapters of one tenant")
+    max_tenant_keys: int = Field(100, description="API keys of one tenant")
     max_open_jobs: int = Field(20, description="jobs of one tenant that are queued or running")
+    classify_rate: float = Field(
+        200.0, ge=0, description="classify and embeddings calls of one tenant a second; 0: any"
+    )
+    classify_burst: int = Field(400, ge=1, description="of these, how many at once after a pause")
+    manage_rate: float = Field(
+        100.0, ge=0, description="all other calls of one tenant a second; 0: any"
+    )
+    manage_burst: int = Field(400, ge=1, description="of these, how many at once after a pause")
     tenant_parallel_jobs: int = Field(2, description="of these, how many workers may share at once")
 
     def environment(self) -> dict[str, str]:

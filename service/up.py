@@ -212,7 +212,7 @@ def _default_key(registry: Registry) -> str:
         page = registry.tenants.page(1000, cursor)
         for tenant in page.items:
             if tenant.name == "default":
-                return registry.tenants.rotate(tenant.id)
+                return registry.tenants.rotate(tenant.id)[1]
         if page.cursor is None:
             return registry.tenants.create("default")[1]
         cursor = page.cursor

@@ -109,6 +109,11 @@ def settings(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settin
     )
 
 
+def away_from_workers(settings: Settings) -> str:
+    """The same Redis, another database: what is queued there stays there to be looked at."""
+    return settings.redis_url.replace("db=0", "db=1")
+
+
 @dataclass(frozen=True, slots=True)
 class Api:
     """A running API server."""

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 
 from service.blobs import Blobs
 from service.registry.adapters import Adapters
-from service.registry.datasets import Datasets
+from service.registry.datasets import Datasets, Usage
 from service.registry.jobs import Jobs
+from service.registry.rates import Rate, Rates
 from service.registry.store import Store, connect
 from service.registry.tenants import Tenants
 from service.settings import Settings
 from training.jobs import make_broker
+
+_RATES_TIMEOUT = 0.2  # seconds: a call is let through rather than kept waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,7 @@ class Registry:
     datasets: Datasets
     jobs: Jobs
     adapters: Adapters
+    rates: Rates
 
 
 def open_registry(redis_url: str, blob_url: str, settings: Settings) -> Registry:
@@ -31,8 +35,27 @@ def open_registry(redis_url: str, blob_url: str, settings: Settings) -> Registry
     return Registry(
         store,
         blobs,
-        Tenants(store, blobs),
-        Datasets(store, blobs, settings.max_tenant_images),
-        Jobs(store, broker, settings.max_open_jobs, settings.tenant_parallel_jobs),
+        Tenants(store, blobs, settings.max_tenant_keys),
+        Datasets(
+            store,
+            blobs,
+            Usage(
+                settings.max_tenant_images, settings.max_tenant_bytes, settings.max_tenant_datasets
+            ),
+        ),
+        Jobs(
+            store,
+            broker,
+            settings.max_open_jobs,
+            settings.max_tenant_adapters,
+            settings.tenant_parallel_jobs,
+        ),
         Adapters(store, blobs),
+        Rates(
+            connect(redis_url, _RATES_TIMEOUT),
+            {
+                "classify": Rate(settings.classify_rate, settings.classify_burst),
+                "manage": Rate(settings.manage_rate, settings.manage_burst),
+            },
+        ),
     )

@@ -9,24 +9,53 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from service.blobs import Blobs
-from service.errors import NotFound, TooMany
+from service.errors import NotFound, OverQuota
 from service.registry.store import Page, Store, members, new_id, now, tenant_key
 from training.data import Sample
 
-_QUOTA_RETRY = 3600  # seconds: a quota frees itself by hand only
-# One step for Redis, so that no crash counts a picture that is not there, or the other way about.
-_ADD = """
-local images, labels, used = unpack(KEYS)
-local digest, record, label, most = unpack(ARGV)
-local before = redis.call('hget', images, digest)
-if before then return before end
-if tonumber(redis.call('get', used) or '0') >= tonumber(most) then return false end
-redis.call('hset', images, digest, record)
-redis.call('hincrby', labels, label, 1)
-redis.call('incr', used)
+# Each is one step for Redis, so that the counts of a tenant agree with what is stored, whatever
+# happens at once. KEYS: a tenant's count of pictures, of bytes; then, of one data set, its record,
+# pictures, labels, bytes; then the tenant's list of data sets.
+_TAKE = """
+local images = tonumber(redis.call('get', KEYS[1]) or 0)
+local bytes = tonumber(redis.call('get', KEYS[2]) or 0)
+if images + 1 > tonumber(ARGV[1]) then return {'images', images} end
+if bytes + tonumber(ARGV[3]) > tonumber(ARGV[2]) then return {'bytes', bytes} end
+redis.call('incr', KEYS[1])
+redis.call('incrby', KEYS[2], ARGV[3])
+return {}
+"""
+_GIVE_BACK = """
+redis.call('decrby', KEYS[1], ARGV[1])
+redis.call('decrby', KEYS[2], ARGV[2])
+"""
+_RECORD = """
+if redis.call('exists', KEYS[3]) == 0 then return 'gone' end
+if redis.call('hsetnx', KEYS[4], ARGV[1], ARGV[2]) == 0 then return 'there' end
+redis.call('hincrby', KEYS[5], ARGV[3], 1)
+redis.call('incrby', KEYS[6], ARGV[4])
+return 'new'
+"""
+_REMOVE = """
+local record = redis.call('hget', KEYS[4], ARGV[1])
+if not record then return end
+redis.call('hdel', KEYS[4], ARGV[1])
+local image = cjson.decode(record)
+redis.call('hincrby', KEYS[5], image.label, -1)
+redis.call('decrby', KEYS[6], image.bytes)
+redis.call('decr', KEYS[1])
+redis.call('decrby', KEYS[2], image.bytes)
 return record
+"""
+_DELETE = """
+if redis.call('del', KEYS[3]) == 0 then return end
+redis.call('decrby', KEYS[1], redis.call('hlen', KEYS[4]))
+redis.call('decrby', KEYS[2], redis.call('get', KEYS[6]) or 0)
+redis.call('del', KEYS[4], KEYS[5], KEYS[6])
+redis.call('zrem', KEYS[7], ARGV[1])
 """
 
 
@@ -40,13 +69,35 @@ class Dataset:
     labels: dict[str, int]
 
 
-class Datasets:
-    """Makes, fills, reads and deletes data sets."""
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a tenant has stored, or may have."""
 
-    def __init__(self, store: Store, blobs: Blobs, max_images: int) -> None:
-        self._store, self._blobs, self._max_images = store, blobs, max_images
+    images: int
+    bytes: int
+    datasets: int
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """Where a picture is now: in the class that was asked for, or the one it was in before."""
+
+    label: str
+    digest: str
+    new: bool
+
+
+class Datasets:
+    """Makes, fills, reads and deletes data sets, and counts what each tenant has."""
+
+    def __init__(self, store: Store, blobs: Blobs, quota: Usage) -> None:
+        self._store, self._blobs, self._quota = store, blobs, quota
 
     def create(self, tenant: str, name: str) -> Dataset:
+        """Raises OverQuota."""
+        count = self._store.zcard(tenant_key(tenant, "datasets"))
+        if count >= self._quota.datasets:
+            raise OverQuota("data sets", self._quota.datasets, count)
         dataset = Dataset(new_id("dataset"), name, now(), {})
         self.save(tenant, dataset)
         return dataset
@@ -74,46 +125,76 @@ class Datasets:
         page = members(self._store, tenant_key(tenant, "datasets"), limit, cursor)
         return Page([self.get(tenant, dataset_id) for dataset_id in page.items], page.cursor)
 
-    def add(self, tenant: str, dataset_id: str, sample: Sample) -> str | None:
+    def add(self, tenant: str, dataset_id: str, sample: Sample) -> Added:
         """Stores a picture that was found to be good; the same picture again changes nothing.
 
-        Returns:
-            None, or the class that holds this very picture already, if it is another one.
-
         Raises:
-            TooMany: the tenant's quota of pictures is used up.
+            OverQuota: of pictures or bytes.
+            NotFound: the data set was deleted.
         """
         digest = hashlib.sha256(sample.data).hexdigest()
         images = tenant_key(tenant, "dataset", dataset_id, "images")
         before = self._store.hget(images, digest)
         if before is not None:
-            return _other_than(sample.label, before)
-        self._check_quota(tenant)
+            return Added(json.loads(before)["label"], digest, new=False)
+        size = len(sample.data)
+        self._take_quota(tenant, size)
+        try:
+            self._put(tenant, dataset_id, sample, digest)
+            outcome = self._record(tenant, dataset_id, sample.label, digest, sample.name, size)
+        except Exception:
+            self._run(_GIVE_BACK, tenant, dataset_id, 1, size)
+            raise
+        if outcome != "new":
+            self._run(_GIVE_BACK, tenant, dataset_id, 1, size)
+        if outcome == "gone":
+            self._blobs.delete_all(_folder(tenant, dataset_id))
+            raise NotFound(f"there is no data set {dataset_id}")
+        return Added(sample.label, digest, new=outcome == "new")
+
+    def _put(self, tenant: str, dataset_id: str, sample: Sample, digest: str) -> None:
         folder = f"{_folder(tenant, dataset_id)}/images/{_label_hash(sample.label)}"
         self._blobs.put(f"{folder}/label.json", json.dumps({"label": sample.label}).encode())
         self._blobs.put(f"{folder}/{digest}", sample.data)
-        recorded = self._record(tenant, dataset_id, sample.label, digest, sample.name)
-        return _other_than(sample.label, recorded)
 
-    def _record(self, tenant: str, dataset_id: str, label: str, digest: str, name: str) -> str:
-        """The picture's record: this one, or an earlier one."""
-        record = json.dumps({"label": label, "name": name})
-        images, labels = (
-            tenant_key(tenant, "dataset", dataset_id, part) for part in ("images", "labels")
-        )
-        names = (images, labels, tenant_key(tenant, "images"))
-        stored = self._store.eval(_ADD, 3, *names, digest, record, label, self._max_images)
-        if stored is None:
-            raise self._quota_is_used()
-        return str(stored)
+    def _record(
+        self, tenant: str, dataset_id: str, label: str, digest: str, name: str, size: int
+    ) -> str:
+        record = json.dumps({"label": label, "name": name, "bytes": size})
+        outcome: str = self._run(_RECORD, tenant, dataset_id, digest, record, label, size)
+        return outcome
 
-    def _check_quota(self, tenant: str) -> None:
-        """Before the bytes are stored; the record's own check is the exact one."""
-        if int(self._store.get(tenant_key(tenant, "images")) or 0) >= self._max_images:
-            raise self._quota_is_used()
+    def _take_quota(self, tenant: str, size: int) -> None:
+        limits = asdict(self._quota)
+        refused = self._run(_TAKE, tenant, "", limits["images"], limits["bytes"], size)
+        if refused:
+            name, used = refused
+            wanted = {"images": 1, "bytes": size}[name]
+            raise OverQuota(name, limits[name], int(used), wanted)
 
-    def _quota_is_used(self) -> TooMany:
-        return TooMany(f"the tenant has {self._max_images:,} images, its quota", _QUOTA_RETRY)
+    def remove(self, tenant: str, dataset_id: str, digest: str) -> None:
+        """Takes one picture out; also well when it is not there."""
+        record = self._run(_REMOVE, tenant, dataset_id, digest)
+        if record:
+            label = json.loads(record)["label"]
+            folder = f"{_folder(tenant, dataset_id)}/images/{_label_hash(label)}"
+            self._blobs.delete(f"{folder}/{digest}")
+
+    def usage(self, tenant: str) -> Usage:
+        """What a tenant has."""
+        with self._store.pipeline() as pipe:
+            pipe.get(tenant_key(tenant, "images"))
+            pipe.get(tenant_key(tenant, "bytes"))
+            pipe.zcard(tenant_key(tenant, "datasets"))
+            images, size, datasets = pipe.execute()
+        return Usage(int(images or 0), int(size or 0), datasets)
+
+    def _run(self, script: str, tenant: str, dataset_id: str, *args: Any) -> Any:
+        keys = [tenant_key(tenant, "images"), tenant_key(tenant, "bytes")]
+        for parts in ((), ("images",), ("labels",), ("bytes",)):
+            keys.append(tenant_key(tenant, "dataset", dataset_id, *parts))
+        keys.append(tenant_key(tenant, "datasets"))
+        return self._store.eval(script, len(keys), *keys, *args)
 
     def samples(self, tenant: str, dataset_id: str) -> Iterator[Sample]:
         """Its pictures, by class and digest, so that the same data set is read the same way."""
@@ -126,37 +207,38 @@ class Datasets:
             yield Sample(label, name, self._blobs.get(f"{folder}/{digest}"))
 
     def delete(self, tenant: str, dataset_id: str) -> None:
-        count = sum(self.get(tenant, dataset_id).labels.values())
-        with self._store.pipeline() as pipe:
-            pipe.zrem(tenant_key(tenant, "datasets"), dataset_id)
-            pipe.decrby(tenant_key(tenant, "images"), count)
-            for parts in ((), ("images",), ("labels",)):
-                pipe.delete(tenant_key(tenant, "dataset", dataset_id, *parts))
-            pipe.execute()
+        self.get(tenant, dataset_id)
+        self._run(_DELETE, tenant, dataset_id, dataset_id)
         self._blobs.delete(f"{_folder(tenant, dataset_id)}/dataset.json")  # first: see restore
         self._blobs.delete_all(_folder(tenant, dataset_id))
 
-    def restore(self, tenant: str, dataset_id: str) -> None:
-        """Makes the records of one data set anew from its blobs."""
+    def restore(self, tenant: str, dataset_id: str) -> Usage:
+        """Makes the records of one data set anew from its blobs; returns what it holds."""
         folder = _folder(tenant, dataset_id)
         self.save(
             tenant, Dataset(**json.loads(self._blobs.get(f"{folder}/dataset.json")), labels={})
         )
-        for path in sorted(self._blobs.paths(f"{folder}/images")):
+        self._store.delete(tenant_key(tenant, "dataset", dataset_id, "bytes"))
+        images = total = 0
+        for path, size in sorted(self._blobs.sizes(f"{folder}/images")):
             place, name = path.rsplit("/", 1)
             if name != "label.json":
                 label = json.loads(self._blobs.get(f"{place}/label.json"))["label"]
-                self._record(tenant, dataset_id, label, name, name)
+                self._record(tenant, dataset_id, label, name, name, size)
+                images, total = images + 1, total + size
+        self._store.set(tenant_key(tenant, "dataset", dataset_id, "bytes"), total)
+        return Usage(images, total, 1)
+
+    def restore_usage(self, tenant: str, found: list[Usage]) -> None:
+        """Counts a tenant anew, from what `restore` found in each of its data sets."""
+        with self._store.pipeline() as pipe:
+            pipe.set(tenant_key(tenant, "images"), sum(usage.images for usage in found))
+            pipe.set(tenant_key(tenant, "bytes"), sum(usage.bytes for usage in found))
+            pipe.execute()
 
 
 def _folder(tenant: str, dataset_id: str) -> str:
     return f"tenants/{tenant}/datasets/{dataset_id}"
-
-
-def _other_than(label: str, record: str) -> str | None:
-    """The label of a record, if it is another one."""
-    recorded: str = json.loads(record)["label"]
-    return None if recorded == label else recorded
 
 
 def _label_hash(label: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from dramatiq.brokers.redis import RedisBroker
 
-from service.errors import Conflict, NotFound, TooMany
+from service.errors import Conflict, NotFound, OverQuota
 from service.registry.store import Page, Store, key, members, new_id, now, tenant_key
 from training.fit import Progress
 from training.jobs import FitJob
@@ -26,21 +26,37 @@ _LOST_SECONDS = 15  # by then the queue itself has given a dead worker's job to 
 MAX_ATTEMPTS = 3  # a job that killed so many workers is at fault itself
 _ENDED = ("succeeded", "failed", "cancelled")
 _IDEMPOTENCY_SECONDS = 24 * 3600
-# Each is one step for Redis: a cancel and a worker cannot both win, and no crash leaves a half.
-# Each may be repeated, for the client does so when the connection broke before the answer.
+_QUEUE_RETRY = 10  # seconds; a small fit takes less
+# Each is one step for Redis: a cancel and a worker cannot both win, nor two requests take the last
+# place, and no crash leaves a half. Each may be repeated: the client does so when the connection
+# broke before the answer. _CREATE counts as adapters those that are there and those that open jobs
+# will make.
 _CREATE = """
-local job, jobs, open, tenants, earlier = unpack(KEYS)
-local id, tenant, spec, created, most, idempotent, seconds = unpack(ARGV)
-if redis.call('hexists', job, 'state') == 1 then return id end
+local open, adapters, jobs, tenants, earlier, prefix = unpack(KEYS)
+local most, most_adapters, adapter, id, spec, created, tenant, idempotent, seconds = unpack(ARGV)
+local job = prefix .. ':' .. id
+if redis.call('hexists', job, 'state') == 1 then return {'', id} end
 local found = idempotent == '1' and redis.call('get', earlier)
-if found then return found end
-if redis.call('zcard', open) >= tonumber(most) then return false end
+if found then return {'', found} end
+local waiting = redis.call('zrange', open, 0, -1)
+if #waiting >= tonumber(most) then return {'open jobs', #waiting} end
+if not redis.call('zscore', adapters, adapter) then
+  local coming, count = {}, redis.call('zcard', adapters)
+  for _, other in ipairs(waiting) do
+    local name = cjson.decode(redis.call('hget', prefix .. ':' .. other, 'spec') or '{}').adapter
+    if name and not coming[name] and not redis.call('zscore', adapters, name) then
+      coming[name] = true
+      count = count + 1
+    end
+  end
+  if not coming[adapter] and count >= tonumber(most_adapters) then return {'adapters', count} end
+end
 if idempotent == '1' then redis.call('set', earlier, id, 'EX', seconds) end
 redis.call('hset', job, 'spec', spec, 'state', 'queued', 'created_at', created)
 redis.call('zadd', jobs, 0, id)
 redis.call('zadd', open, 0, id)
 redis.call('sadd', tenants, tenant)
-return id
+return {'', id}
 """
 _CLAIM = """
 local job, lease = unpack(KEYS)
@@ -113,38 +129,40 @@ class Job:
 class Jobs:
     """Takes jobs in, sends them out, and keeps how they stand."""
 
-    def __init__(self, store: Store, broker: RedisBroker, max_open: int, parallel: int) -> None:
+    def __init__(
+        self, store: Store, broker: RedisBroker, max_open: int, max_adapters: int, parallel: int
+    ) -> None:
         self._store, self._broker = store, broker
-        self._max_open, self._parallel = max_open, parallel
+        self._max_open, self._max_adapters, self._parallel = max_open, max_adapters, parallel
 
     def create(self, tenant: str, spec: JobSpec, idempotency_key: str | None = None) -> Job:
         """A new job; with the same idempotency key, the same job.
 
         Raises:
-            TooMany: the tenant has too many open jobs.
+            OverQuota: of open jobs, or of adapters when this would make one more.
             Conflict: the idempotency key was used for another request.
         """
-        digest = hashlib.sha256((idempotency_key or "").encode()).hexdigest()
-        new = new_id("job")
-        names = [
-            _name(tenant, new),
-            tenant_key(tenant, "jobs"),
-            tenant_key(tenant, "open-jobs"),
-            _BUSY_TENANTS,
-            tenant_key(tenant, "idempotency", digest),
-        ]
-        idempotent = ("1" if idempotency_key else "0", _IDEMPOTENCY_SECONDS)
-        record = (json.dumps(asdict(spec)), now())
-        job_id = self._store.eval(
-            _CREATE, len(names), *names, new, tenant, *record, self._max_open, *idempotent
-        )
-        if job_id is None:
-            raise TooMany(f"{self._max_open} jobs are queued or running already", 10)
+        job_id = self._create(tenant, spec, idempotency_key)
         job = self.get(tenant, job_id)
         if job.spec != spec:
             raise Conflict("this Idempotency-Key was used for another request")
         self.dispatch(tenant)
         return job
+
+    def _create(self, tenant: str, spec: JobSpec, idempotency_key: str | None) -> str:
+        names = ("open-jobs", "adapters", "jobs")
+        keys = [*(tenant_key(tenant, name) for name in names), _BUSY_TENANTS]
+        keys += [_idempotency(tenant, idempotency_key or ""), tenant_key(tenant, "job")]
+        limits = {"open jobs": self._max_open, "adapters": self._max_adapters}
+        record = (spec.adapter, new_id("job"), json.dumps(asdict(spec)), now(), tenant)
+        idempotent = ("1" if idempotency_key else "0", _IDEMPOTENCY_SECONDS)
+        refused, outcome = self._store.eval(
+            _CREATE, len(keys), *keys, *limits.values(), *record, *idempotent
+        )
+        if refused:
+            retry = {"retry_after": _QUEUE_RETRY} if refused == "open jobs" else {}
+            raise OverQuota(refused, limits[refused], outcome, **retry)
+        return str(outcome)
 
     def get(self, tenant: str, job_id: str) -> Job:
         record = self._store.hgetall(_name(tenant, job_id))
@@ -248,6 +266,11 @@ def _name(tenant: str, job_id: str, *parts: str) -> str:
 
 def _leased(job: FitJob) -> tuple[str, str]:
     return _name(job.tenant, job.job), _name(job.tenant, job.job, "lease")
+
+
+def _idempotency(tenant: str, idempotency_key: str) -> str:
+    digest = hashlib.sha256(idempotency_key.encode()).hexdigest()
+    return tenant_key(tenant, "idempotency", digest)
 
 
 def _read(tenant: str, job_id: str, record: dict[str, str]) -> Job:

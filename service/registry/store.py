@@ -54,10 +54,10 @@ def _translated() -> Iterator[None]:
         raise
 
 
-def connect(url: str) -> Store:
-    """Text in, text out. Connects at the first command."""
+def connect(url: str, timeout: float = _TIMEOUT) -> Store:
+    """Text in, text out. Connects at the first command; `timeout` in seconds."""
     store: Store = Store.from_url(
-        url, decode_responses=True, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT
+        url, decode_responses=True, socket_timeout=timeout, socket_connect_timeout=timeout
     )
     return store
 

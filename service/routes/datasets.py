@@ -9,8 +9,9 @@ from fastapi import APIRouter, File, Form, UploadFile
 from adapters.errors import BadImage
 from adapters.pixels import decode
 from service.archives import ArchiveLimits, Rejected, read_archive
-from service.auth import CurrentTenant, Reach
-from service.errors import Invalid, Problem
+from service.auth import Manager, Reach
+from service.errors import Invalid, OverQuota, Problem, TooLarge
+from service.registry.datasets import Added
 from service.routes.paging import Cursor, Limit, PageOut
 from service.schemas import DatasetOut, Named, RejectedOut, UploadOut
 from service.services import Services, image_limits
@@ -19,35 +20,36 @@ from training.data import Sample
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
 
 _MAX_LABEL = 100  # characters
+_MAX_NAME = 255
 
 
 @router.post("", status_code=201)
-def create_dataset(reach: Reach, tenant: CurrentTenant, body: Named) -> DatasetOut:
+def create_dataset(reach: Reach, tenant: Manager, body: Named) -> DatasetOut:
     return DatasetOut.of(reach.registry.datasets.create(tenant, body.name))
 
 
 @router.get("")
 def list_datasets(
-    reach: Reach, tenant: CurrentTenant, limit: Limit = 100, cursor: Cursor = None
+    reach: Reach, tenant: Manager, limit: Limit = 100, cursor: Cursor = None
 ) -> PageOut[DatasetOut]:
     page = reach.registry.datasets.page(tenant, limit, cursor)
     return PageOut(items=[DatasetOut.of(d) for d in page.items], cursor=page.cursor)
 
 
 @router.get("/{dataset}")
-def get_dataset(reach: Reach, tenant: CurrentTenant, dataset: str) -> DatasetOut:
+def get_dataset(reach: Reach, tenant: Manager, dataset: str) -> DatasetOut:
     return DatasetOut.of(reach.registry.datasets.get(tenant, dataset))
 
 
 @router.delete("/{dataset}", status_code=204)
-def delete_dataset(reach: Reach, tenant: CurrentTenant, dataset: str) -> None:
+def delete_dataset(reach: Reach, tenant: Manager, dataset: str) -> None:
     reach.registry.datasets.delete(tenant, dataset)
 
 
 @router.post("/{dataset}/images")
 def upload_images(
     reach: Reach,
-    tenant: CurrentTenant,
+    tenant: Manager,
     dataset: str,
     label: Annotated[str | None, Form()] = None,
     files: Annotated[list[UploadFile] | None, File()] = None,
@@ -57,11 +59,19 @@ def upload_images(
     (zip or tar, a folder a class)."""
     reach.registry.datasets.get(tenant, dataset)
     accepted, rejected = 0, []
-    for item in _incoming(reach, label, files or [], archive):
-        outcome = _store(reach, tenant, dataset, item)
-        accepted += outcome is None
-        if outcome is not None:
-            rejected.append(outcome)
+    new: list[str] = []
+    try:
+        for item in _incoming(reach, label, files or [], archive):
+            outcome = _store(reach, tenant, dataset, item)
+            if isinstance(outcome, Rejected):
+                rejected.append(outcome)
+                continue
+            accepted += 1
+            new += [outcome.digest] if outcome.new else []
+    except (Invalid, OverQuota, TooLarge):  # all of an upload or, as its answer says, nothing
+        for digest in new:
+            reach.registry.datasets.remove(tenant, dataset, digest)
+        raise
     if not accepted:
         problems = [Problem(r.file, r.reason) for r in rejected]
         raise Invalid("no picture was good", *(problems or [Problem("files", "none were sent")]))
@@ -93,11 +103,11 @@ def _incoming(
 
 def _labelled(label: str, files: list[UploadFile]) -> Iterator[Sample]:
     for file in files:
-        yield Sample(label, file.filename or "", file.file.read())
+        yield Sample(label, (file.filename or "")[-_MAX_NAME:], file.file.read())
 
 
-def _store(reach: Services, tenant: str, dataset: str, item: Sample | Rejected) -> Rejected | None:
-    """None when the picture is stored, else why it is not."""
+def _store(reach: Services, tenant: str, dataset: str, item: Sample | Rejected) -> Added | Rejected:
+    """Where the picture is stored, or why it is not."""
     if isinstance(item, Rejected):
         return item
     name = str(PurePosixPath(item.label) / item.name)
@@ -106,8 +116,10 @@ def _store(reach: Services, tenant: str, dataset: str, item: Sample | Rejected) 
         decode(item.data, reach.clip.spec, image_limits(reach.settings))
     except (BadImage, Invalid) as error:
         return Rejected(name, str(error))
-    other = reach.registry.datasets.add(tenant, dataset, item)
-    return None if other is None else Rejected(name, f"the same picture is in class {other!r}")
+    added = reach.registry.datasets.add(tenant, dataset, item)
+    if added.label != item.label:
+        return Rejected(name, f"the same picture is in class {added.label!r}")
+    return added
 
 
 def _check_label(label: str) -> None:

@@ -9,7 +9,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from adapters.classify import check_template
-from service.auth import CurrentTenant, Reach
+from service.auth import Manager, Reach
 from service.desk import check_labels
 from service.errors import Invalid, Problem
 from service.registry.jobs import Job, JobSpec
@@ -25,7 +25,7 @@ _KEEP_ALIVE_POLLS = 60  # an event at least every 15 s, so that proxies keep the
 @router.post("", status_code=202)
 def create_job(
     reach: Reach,
-    tenant: CurrentTenant,
+    tenant: Manager,
     body: JobIn,
     response: Response,
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
@@ -46,24 +46,24 @@ def create_job(
 
 @router.get("")
 def list_jobs(
-    reach: Reach, tenant: CurrentTenant, limit: Limit = 100, cursor: Cursor = None
+    reach: Reach, tenant: Manager, limit: Limit = 100, cursor: Cursor = None
 ) -> PageOut[JobOut]:
     page = reach.registry.jobs.page(tenant, limit, cursor)
     return PageOut(items=[JobOut.of(job) for job in page.items], cursor=page.cursor)
 
 
 @router.get("/{job}")
-def get_job(reach: Reach, tenant: CurrentTenant, job: str) -> JobOut:
+def get_job(reach: Reach, tenant: Manager, job: str) -> JobOut:
     return JobOut.of(reach.registry.jobs.get(tenant, job))
 
 
-def existing_job(reach: Reach, tenant: CurrentTenant, job: str) -> Job:
+def existing_job(reach: Reach, tenant: Manager, job: str) -> Job:
     """Looked up before the stream starts, so that an unknown job is a 404."""
     return reach.registry.jobs.get(tenant, job)
 
 
 @router.delete("/{job}", status_code=202)
-def cancel_job(reach: Reach, tenant: CurrentTenant, job: str) -> JobOut:
+def cancel_job(reach: Reach, tenant: Manager, job: str) -> JobOut:
     return JobOut.of(reach.registry.jobs.cancel(tenant, job))
 
 

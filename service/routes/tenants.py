@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from service.auth import Admin, Reach
 from service.routes.paging import Cursor, Limit, PageOut
-from service.schemas import KeyOut, Named, TenantOut
+from service.schemas import KeyOut, Named, RotateIn, TenantOut
 
 router = APIRouter(prefix="/v1/tenants", tags=["tenants"], dependencies=[Admin])
 
@@ -23,9 +23,12 @@ def list_tenants(reach: Reach, limit: Limit = 100, cursor: Cursor = None) -> Pag
 
 
 @router.post("/{tenant}/keys", status_code=201)
-def rotate_key(reach: Reach, tenant: str) -> KeyOut:
-    """A new key; the old one ends at once."""
-    return KeyOut(tenant=tenant, api_key=reach.registry.tenants.rotate(tenant))
+def rotate_keys(reach: Reach, tenant: str, body: RotateIn | None = None) -> KeyOut:
+    """A new key; all others of its scope end at once, those of the other scope stay.
+
+    Without a body the scope is `manage`."""
+    scope = body.scope if body else "manage"
+    return KeyOut(tenant=tenant, api_key=reach.registry.tenants.rotate(tenant, scope)[1])
 
 
 @router.delete("/{tenant}", status_code=204)

@@ -1,13 +1,14 @@
 """An artifact is read back whole, or refused with the reason."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load, save
 
-from adapters.artifact import Artifact, Manifest, check_clip, decode, encode, sha256
+from adapters.artifact import Artifact, Manifest, _checksum, check_clip, decode, encode, sha256
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadArtifact
 from tests.conftest import random_weights
@@ -39,9 +40,12 @@ def data(artifact: Artifact) -> bytes:
 
 def rewritten(data: bytes, tensors: dict | None = None, **changes: object) -> bytes:
     """The file with other tensors or another header, the checksum as it was."""
+    return save(tensors or load(data), {"rmadapter": json.dumps(header_of(data) | changes)})
+
+
+def header_of(data: bytes) -> dict:
     length = int.from_bytes(data[:8], "little")
-    header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["rmadapter"])
-    return save(tensors or load(data), {"rmadapter": json.dumps(header | changes)})
+    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["rmadapter"])
 
 
 def test_a_file_is_read_back_as_it_was_written(artifact: Artifact, data: bytes) -> None:
@@ -109,6 +113,99 @@ def test_another_tools_file_is_refused(data: bytes, header: str) -> None:
 def test_anything_else_is_refused(junk: bytes) -> None:
     with pytest.raises(BadArtifact):
         decode(junk)
+
+
+def resealed(data: bytes, tensors: dict | None = None, **changes: object) -> bytes:
+    """The file with another manifest or other tensors, and a checksum that holds."""
+    tensors = tensors or load(data)
+    manifest = json.dumps(json.loads(header_of(data)["manifest"]) | changes)
+    sealed = header_of(data) | {"manifest": manifest, "checksum": _checksum(manifest, tensors)}
+    return save(tensors, {"rmadapter": json.dumps(sealed)})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes": [1, 2]},
+        {"classes": 3},
+        {"version": "3"},
+        {"version": -1},
+        {"version": True},
+        {"logit_scale": "31"},
+        {"logit_scale": float("nan")},
+        {"image_first": 1.5},
+        {"adapter": None},
+        {"info": []},
+        {"unknown": 1},
+    ],
+)
+def test_a_manifest_of_other_types_is_refused_though_its_checksum_holds(
+    data: bytes, changes: dict
+) -> None:
+    decode(resealed(data))
+    with pytest.raises(BadArtifact, match=r"wrong type|lacks a part"):
+        decode(resealed(data, **changes))
+
+
+@pytest.mark.parametrize("change", ["missing", "more", "half", "flat", "other", "scalar"])
+def test_tensors_that_are_not_an_adapters_are_refused(data: bytes, change: str) -> None:
+    tensors = load(data)
+    down = tensors.pop("image.down")
+    if change != "missing":
+        other = {"half": down.half(), "flat": down.flatten(), "other": down[..., :1]}
+        tensors["image.down"] = other.get(change, down).contiguous()
+    if change == "more":
+        tensors["more"] = torch.zeros(1)
+    if change == "scalar":
+        tensors["image.up"] = torch.tensor(1.0)
+    sealed = header_of(data)
+    with pytest.raises(BadArtifact, match="tensors"):
+        decode(
+            save(tensors, {"rmadapter": json.dumps(sealed)})
+            if change == "scalar"
+            else resealed(data, tensors)
+        )
+
+
+def claiming(length: int, header: bytes) -> bytes:
+    return length.to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize("length", [2**20, 2**34, 2**63, 2**64 - 1])
+def test_a_header_that_claims_more_than_there_is_is_refused_at_once(length: int) -> None:
+    tracemalloc.start()
+    with pytest.raises(BadArtifact, match="cut short"):
+        decode(claiming(length, b"{}" * 100))
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 2**20,
+        b'{"__metadata__":' * 2**16,
+        b'{"__metadata__":{"rmadapter":"' + b"[" * 2**20 + b'"}}',
+        b'{"__metadata__":{"rmadapter":"' + b"x" * 17 * 2**20 + b'"}}',
+        b'{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}}',
+    ],
+    ids=["nested", "nested objects", "nested metadata", "long metadata", "overflow"],
+)
+def test_a_hostile_header_is_refused(header: bytes) -> None:
+    with pytest.raises(BadArtifact):
+        decode(claiming(len(header), header))
+
+
+@pytest.mark.parametrize("shape", [[2**62, 4], [2**40], [-1], [0], [1.5], "x", [[1]]], ids=str)
+def test_a_tensor_that_claims_another_size_than_its_bytes_is_refused(
+    data: bytes, shape: object
+) -> None:
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["image.down"]["shape"] = shape
+    lying = json.dumps(header).encode()
+    with pytest.raises(BadArtifact):
+        decode(claiming(len(lying), lying) + data[8 + length :])
 
 
 def test_an_adapter_of_another_clip_is_refused_naming_both(

@@ -1,7 +1,10 @@
 """Uploaded archives are read; nothing in them is trusted."""
 
+import contextlib
+import gzip
 import io
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
@@ -92,6 +95,105 @@ def test_a_lying_header_does_not_unpack_more_than_allowed() -> None:
     real, lie = (9000).to_bytes(4, "little"), (10).to_bytes(4, "little")
     read = list(read_archive(io.BytesIO(bytes(data.replace(real, lie))), LIMITS))
     assert all(isinstance(item, Rejected) for item in read)
+
+
+def peak_memory(file: io.BytesIO, limits: ArchiveLimits = LIMITS) -> int:
+    """Bytes that reading it takes at most; it is refused."""
+    tracemalloc.start()
+    try:
+        with pytest.raises((Invalid, TooLarge)):
+            list(read_archive(file, limits))
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def tar_header(name: str, size: bytes, kind: bytes) -> bytes:
+    """A tar header that claims any size: 12 bytes."""
+    header = bytearray(tarfile.TarInfo(name).tobuf())
+    header[124:136] = size
+    header[156:157] = kind
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_tar_header_of_64_megabytes_is_not_unpacked(kind: bytes) -> None:
+    claim = tar_header("cat/1.jpg", b"%011o\0" % 2**26, kind)
+    packed = io.BytesIO(gzip.compress(claim + b"\0" * 2**26, 1))
+    assert peak_memory(packed) < 2**22
+
+
+def test_a_tar_file_of_folders_alone_is_refused_when_they_are_too_many() -> None:
+    folders = b"".join(tar_header("cat", b"0" * 11 + b"\0", tarfile.DIRTYPE) for _ in range(11))
+    with pytest.raises(TooLarge, match="more than 10 files"):
+        list(read_archive(io.BytesIO(folders + b"\0" * 1024), LIMITS))
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("claim", [-1, -512, -1024, -(2**40)])
+def test_a_tar_header_with_a_size_below_zero_is_refused(kind: bytes, claim: int) -> None:
+    header = tar_header("cat/1.jpg", (claim % 2**96).to_bytes(12, "big"), kind)
+    with pytest.raises((Invalid, TooLarge)):
+        list(read_archive(io.BytesIO((header + b"\0" * 512) * 5), LIMITS))
+
+
+def test_ten_thousand_tar_headers_in_a_row_are_refused() -> None:
+    one = tar_header("x", b"%011o\0" % 512, tarfile.XHDTYPE) + b"9 a=bbb\n" * 64
+    with pytest.raises((Invalid, TooLarge)):
+        list(read_archive(io.BytesIO(one * 10_000), ArchiveLimits(20_000, 2**30, 2**20)))
+
+
+def test_a_zip_directory_of_many_entries_is_not_read() -> None:
+    few = ArchiveLimits(entries=100, bytes=10_000, file_bytes=4_000)
+    packed = zipped({f"cat/{i}.jpg": b"" for i in range(20_000)})
+    size = len(packed.getvalue())
+    assert peak_memory(packed, few) < size / 10
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_entry_that_would_be_unpacked_all_at_once_is_rejected(method: int) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        archive.writestr("cat/1.jpg", b"\0" * 2**24)
+    (rejected,) = read_archive(packed, LIMITS)
+    assert isinstance(rejected, Rejected) and "a method that is not read" in rejected.reason
+
+
+@both_kinds
+def test_an_entry_that_cannot_be_unpacked_never_breaks_the_service(pack) -> None:
+    whole = pack(GOOD).getvalue()
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 0xFF
+        with contextlib.suppress(Invalid, TooLarge):
+            list(read_archive(io.BytesIO(bytes(changed)), LIMITS))
+
+
+def test_an_archive_in_an_archive_is_not_read_in_its_stead() -> None:
+    """A zip file that ends a tar file looks like the end of a zip file."""
+    inner = zipped({"dog/secret.jpg": b"x"}).getvalue()
+    (rejected,) = read_archive(tarred({"cat/inner.zip": inner}, "w"), LIMITS)
+    assert isinstance(rejected, Rejected) and rejected.file == "cat/inner.zip"
+
+
+@pytest.mark.parametrize(
+    "name", [".", "./", "cat\udc80/1.jpg", "cat/\udcff.jpg", "é" * 3000 + "/a"]
+)
+def test_odd_names_can_be_shown(name: str) -> None:
+    for item in read_archive(tarred({name: b"x"}, "w"), LIMITS):
+        shown = item.file if isinstance(item, Rejected) else item.label + item.name
+        assert len(shown.encode()) < 2000
+
+
+def test_devices_pipes_and_sparse_files_are_rejected() -> None:
+    kinds = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE)
+    zero = b"0" * 11 + b"\0"
+    entries = b"".join(tar_header(f"cat/{i}.jpg", zero, kind) for i, kind in enumerate(kinds))
+    read = list(read_archive(io.BytesIO(entries + b"\0" * 1024), LIMITS))
+    assert [type(item) for item in read] == [Rejected] * 4
+    assert {item.reason for item in read} == {"a link, a device or a sparse file"}
 
 
 def test_links_are_rejected() -> None:

@@ -223,4 +223,4 @@ def make_names(ids: list[str], out: Path, seed: int) -> None:
 
 
 def load_names(out: Path) -> Names:
-    return Names(*torch.load(out / "names.pt"))
+    return Names(*torch.load(out / "names.pt", weights_only=True))

@@ -165,5 +165,5 @@ def train_text(names: Names, out: Path, steps: int, seed: int) -> TextTower:
 def load_text(out: Path) -> TextTower:
     """The trained text tower, from its last checkpoint."""
     tower = TextTower(new_clip())
-    tower.load_state_dict(torch.load(out / "text.pt")["average"])
+    tower.load_state_dict(torch.load(out / "text.pt", weights_only=True)["average"])
     return tower.eval()

@@ -47,7 +47,7 @@ class Trainer:
             self._load()
 
     def _load(self) -> None:
-        state = torch.load(self.path)
+        state = torch.load(self.path, weights_only=True)
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])

@@ -281,14 +281,14 @@ def make_views(photos: list[Photo], out: Path, seed: int) -> None:
 
 
 def load_held(out: Path) -> Cache:
-    maps, logits, labels, small = torch.load(out / "held.pt")
+    maps, logits, labels, small = torch.load(out / "held.pt", weights_only=True)
     return Cache(maps, logits, labels, small, torch.zeros_like(small))
 
 
 def load_views(photos: list[Photo], out: Path, seed: int) -> Cache:
     """All views; a redrawn one has its twin's logits."""
     views = plan(photos, seed)
-    shards = [torch.load(path) for path in sorted(out.glob("views-*.pt"))]
+    shards = [torch.load(path, weights_only=True) for path in sorted(out.glob("views-*.pt"))]
     logits = torch.cat([shard[1] for shard in shards])[torch.tensor([v.twin for v in views])]
     labels = torch.tensor([photos[v.photo].label for v in views])
     small = torch.tensor([photos[v.photo].small for v in views])

@@ -1,0 +1,74 @@
+"""How often a tenant may ask: GCRA in Redis, one call, shared by all API servers.
+
+A tenant and kind of call has one number, the time at which its next call would be due at an even
+pace (`tat`); a burst may run ahead of it. The clock is Redis's own, so servers need not agree.
+"""
+
+import logging
+import math
+import threading
+import time
+from dataclasses import dataclass
+
+from service.errors import TooMany, Unavailable
+from service.registry.store import Store, tenant_key
+
+log = logging.getLogger(__name__)
+
+_AWAY_SECONDS = 5.0  # so long Redis is not asked again once it did not answer
+# ARGV: microseconds between two calls, calls of a burst. Returns microseconds to wait; 0: go on.
+_TAKE = """
+local clock = redis.call('time')
+local now = clock[1] * 1000000 + clock[2]
+local step, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
+local tat = math.max(tonumber(redis.call('get', KEYS[1]) or now), now)
+local wait = tat - now - (burst - 1) * step
+if wait > 0 then return math.ceil(wait) end
+local life = math.ceil((tat + step - now) / 1000)
+redis.call('set', KEYS[1], string.format('%.3f', tat + step), 'px', life)
+return 0
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Calls a second, and how many at once after a pause; 0 a second: no limit."""
+
+    per_second: float
+    burst: int
+
+
+class Rates:
+    """Counts calls. `store` should give up within a fraction of a second: nobody waits for this."""
+
+    def __init__(self, store: Store, rates: dict[str, Rate]) -> None:
+        self._store, self._rates = store, rates
+        self._away_until = 0.0
+        self._lock = threading.Lock()
+
+    def take(self, tenant: str, kind: str) -> None:
+        """Counts one call of a kind. While Redis is away every call may go on.
+
+        Raises:
+            TooMany: too many calls; after its `retry_after` the next one is let through.
+        """
+        rate = self._rates[kind]
+        if not rate.per_second or time.monotonic() < self._away_until:
+            return
+        step = 1e6 / rate.per_second
+        try:
+            name = tenant_key(tenant, "rate", kind)
+            wait = self._store.eval(_TAKE, 1, name, step, max(1, rate.burst))
+        except Unavailable:
+            self._pause()
+            return
+        if wait:
+            raise TooMany(
+                f"more than {rate.per_second:g} {kind} calls a second", math.ceil(wait / 1e6)
+            )
+
+    def _pause(self) -> None:
+        with self._lock:
+            if time.monotonic() >= self._away_until:
+                log.warning("Redis does not answer; rates are not limited for %g s", _AWAY_SECONDS)
+            self._away_until = time.monotonic() + _AWAY_SECONDS

@@ -1,0 +1,140 @@
+"""Coverage-guided fuzzing of what reads others' bytes: pictures, adapter files, archives.
+
+    python -m tests.soak.fuzz_readers --seconds 60 [--reader pictures|adapters|archives]
+
+For the long run: each reader gets its share of the seconds in a process of its own, starting from
+good files. Anything but an answer or the reader's own refusal ends it with the input in a file.
+Needs atheris (`pip install atheris`); without it, this says so and does nothing.
+"""
+
+import argparse
+import importlib.util
+import io
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+READERS = ("pictures", "adapters", "archives")
+_MAX_BYTES = 1 << 16  # of one input: parsers are in the headers
+_SLOW_SECONDS = 20  # for one input, then it counts as a fault
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--reader", choices=READERS, action="append")
+    parser.add_argument("--one", choices=READERS, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if importlib.util.find_spec("atheris") is None:
+        print("atheris is not installed: pictures, adapters and archives were not fuzzed")
+        return 0
+    if given.one:
+        fuzz(given.one, given.seconds)
+    readers = given.reader or READERS
+    share = str(max(1, given.seconds // len(readers)))
+    command = [sys.executable, "-m", "tests.soak.fuzz_readers", "--seconds", share, "--one"]
+    failed = [name for name in readers if subprocess.run([*command, name]).returncode]
+    print(f"broke: {', '.join(failed)}" if failed else f"held: {', '.join(readers)}")
+    return bool(failed)
+
+
+def fuzz(reader: str, seconds: int) -> None:
+    """Does not return: libFuzzer ends the process."""
+    import atheris
+
+    with atheris.instrument_imports(include=["PIL", "zipfile", "tarfile", "adapters", "service"]):
+        read, seeds = {
+            "pictures": pictures,
+            "adapters": adapter_files,
+            "archives": archives,
+        }[reader]()
+    corpus = Path(tempfile.mkdtemp(prefix=f"fuzz-{reader}-"))
+    for number, seed in enumerate(seeds):
+        (corpus / str(number)).write_bytes(seed)
+    limits = f"-max_total_time={seconds} -max_len={_MAX_BYTES} -timeout={_SLOW_SECONDS}"
+    flags = [*limits.split(), "-rss_limit_mb=4096", f"-artifact_prefix={corpus}/broke-"]
+    atheris.Setup([sys.argv[0], *flags, str(corpus)], read)
+    atheris.Fuzz()
+
+
+def pictures() -> tuple[Callable[[bytes], None], list[bytes]]:
+    import numpy as np
+    from PIL import Image
+
+    from adapters.errors import BadImage
+    from adapters.pixels import ImageLimits, PixelSpec, decode
+
+    spec, limits = PixelSpec(32, (0.5,) * 3, (0.5,) * 3), ImageLimits(1 << 20, 1 << 20)
+
+    def read(data: bytes) -> None:
+        try:
+            pixels = decode(data, spec, limits)
+        except BadImage:
+            return
+        assert pixels.shape == (3, 32, 32)
+
+    seeds = []
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+        stream = io.BytesIO()
+        noise = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(stream, kind)
+        seeds.append(stream.getvalue())
+    return read, seeds
+
+
+def adapter_files() -> tuple[Callable[[bytes], None], list[bytes]]:
+    import torch
+
+    from adapters.artifact import Artifact, Manifest, decode, encode
+    from adapters.bank import AdapterWeights, TowerWeights
+    from adapters.errors import BadArtifact
+
+    def read(data: bytes) -> None:
+        try:
+            decode(data)
+        except BadArtifact:
+            return
+
+    shapes = ((1, 4, 2), (1, 2), (1, 2, 4), (1, 4))
+    towers = [TowerWeights(1, *(torch.zeros(shape) for shape in shapes)) for _ in range(2)]
+    manifest = Manifest("c", "f", "t", "a", 1, ("x", "y"), "a {}.", 20.0, 1, 1, "now")
+    return read, [encode(Artifact(manifest, AdapterWeights(*towers)))]
+
+
+def archives() -> tuple[Callable[[bytes], None], list[bytes]]:
+    import tarfile
+    import zipfile
+
+    from service.archives import ArchiveLimits, read_archive
+    from service.errors import Invalid, TooLarge
+    from training.data import Sample
+
+    limits = ArchiveLimits(entries=50, bytes=1 << 18, file_bytes=1 << 16)
+
+    def read(data: bytes) -> None:
+        try:
+            for item in read_archive(io.BytesIO(data), limits):
+                assert not isinstance(item, Sample) or len(item.data) <= limits.file_bytes
+        except (Invalid, TooLarge):
+            return
+
+    seeds = []
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/1.jpg", b"one" * 100)
+        archive.writestr("dog/2.jpg", b"two")
+    seeds.append(zipped.getvalue())
+    for mode in ("w", "w:gz", "w:bz2", "w:xz"):
+        tarred = io.BytesIO()
+        with tarfile.open(fileobj=tarred, mode=mode, format=tarfile.PAX_FORMAT) as archive:
+            entry = tarfile.TarInfo("cät/" + "x" * 120 + ".jpg")
+            entry.size = 3
+            archive.addfile(entry, io.BytesIO(b"one"))
+        seeds.append(tarred.getvalue())
+    return read, seeds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
