@@ -1,4 +1,4 @@
-.PHONY: setup demo serve test check audit bench
+.PHONY: setup demo serve test soak check audit bench
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -21,14 +21,13 @@ serve: setup  ## rmadapter up
 test: setup  ## the whole test suite
 	$(BIN)/python -m pytest
 
-<<<<<<< HEAD
 bench: setup  ## both sides of every speed figure, and benchmark.json
 	$(BIN)/python -m tests.benchmarks
 
-check: setup  ## lint, format, types, layering
-=======
+soak: setup  ## kills, isolation and overload for an hour or more: make soak SOAK="--minutes 5 --rounds 10"
+	$(BIN)/python -m tests.soak $(SOAK)
+
 check: setup audit  ## lint, format, types, layering, unsafe calls, known holes
->>>>>>> security
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

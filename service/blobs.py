@@ -3,17 +3,31 @@
 The one file that imports obstore. A blob is written whole or not at all.
 """
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from service.errors import NotFound, Unavailable
 
+if TYPE_CHECKING:  # that is where obstore has them
+    from obstore.store import ClientConfig, RetryConfig
+
 _DELETE_AT_ONCE = 1000  # S3's limit for one request
+# A store that hangs is an error after 10 s, twice that at the most: the default is minutes.
+_CLIENT: "ClientConfig" = {
+    "connect_timeout": timedelta(seconds=2),
+    "read_timeout": timedelta(seconds=10),  # a picture of 20 MB has gone out by then
+    "timeout": timedelta(seconds=20),
+    "allow_http": True,  # the endpoint's own scheme says
+}
+_RETRY: "RetryConfig" = {"max_retries": 2, "retry_timeout": timedelta(seconds=5)}
 
 
 class Blobs:
@@ -21,15 +35,25 @@ class Blobs:
 
     def __init__(self, url: str) -> None:
         self._store: ObjectStore
+        self._folder: Path | None = None
         if url.startswith("file://"):
-            folder = Path(url.removeprefix("file://"))
-            self._store = LocalStore(folder, mkdir=True, automatic_cleanup=True)
+            self._folder = Path(url.removeprefix("file://"))
+            self._store = LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
         else:
-            self._store = from_url(url)
+            self._store = from_url(url, client_options=_CLIENT, retry_config=_RETRY)
 
     def put(self, path: str, data: bytes) -> None:
         with _translated(path):
             obstore.put(self._store, path, data)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Stores a blob that is not there yet; False, and nothing changes, when one is."""
+        with _translated(path):
+            try:
+                obstore.put(self._store, path, data, mode="create")
+            except AlreadyExistsError:
+                return False
+            return True
 
     def get(self, path: str) -> bytes:
         """Raises NotFound or Unavailable."""
@@ -47,6 +71,8 @@ class Blobs:
         with _translated(prefix):
             for start in range(0, len(paths), _DELETE_AT_ONCE):
                 self._delete(paths[start : start + _DELETE_AT_ONCE])
+        if self._folder is not None:  # what a kill left half-written is in no list
+            shutil.rmtree(self._folder / prefix, ignore_errors=True)
 
     def paths(self, prefix: str) -> Iterator[str]:
         """The paths of every blob under the folder `prefix`, in no given order."""

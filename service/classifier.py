@@ -104,6 +104,7 @@ class Classifier:
         check_classes(question.classes, self._limits.classes)
         for template in question.templates:
             check_template(template)
+        self._engine.check_wait(question.tenant)
         async with self._deadline(), self._lease(question.version) as lease:
             pixels = await asyncio.gather(*(self._decode(file.data) for file in files))
             texts = await self._text_features(question, lease)

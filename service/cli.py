@@ -61,7 +61,6 @@ def up(
 def serve() -> None:
     """An API server alone, against RMADAPTER_REDIS_URL and RMADAPTER_BLOB_URL."""
     from adapters.memory import keep_freed_memory
-    from service.app import create_app
     from service.services import open_services
     from service.up import listen, serve_app
 
@@ -69,7 +68,7 @@ def serve() -> None:
     with errors():
         settings = Settings()
         with listen(settings) as listener:
-            serve_app(create_app(open_services(settings)), listener)
+            serve_app(open_services(settings), listener, settings.drain_seconds)
 
 
 @app.command()

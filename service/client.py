@@ -88,7 +88,13 @@ class Client:
         return job
 
     def job_events(self, job: str) -> Iterator[Json]:
-        """The job whenever it changed, until it ended."""
+        """The job whenever it changed, until it ended; a server that stops sends us to another."""
+        latest: Json = {"finished_at": None}
+        while not latest["finished_at"]:
+            for latest in self._events(job):
+                yield latest
+
+    def _events(self, job: str) -> Iterator[Json]:
         try:
             with self._http.stream("GET", f"/v1/jobs/{job}/events") as response:
                 if response.is_error:

@@ -23,7 +23,7 @@ from service.registry.store import now
 from training.data import Sample, image_set
 from training.fit import Progress
 from training.jobs import FitJob
-from training.worker import Outcome, Task
+from training.worker import LeaseLost, Outcome, Task
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +112,8 @@ class RegistryDesk:
 
     @_patiently
     def finish(self, job: FitJob, outcome: Outcome) -> None:
+        if not self.renew(job):
+            raise LeaseLost
         spec = self._job(job).spec
         number = self._registry.jobs.reserve_version(
             job, self._registry.adapters.next_number(job.tenant, spec.adapter)
@@ -119,7 +121,7 @@ class RegistryDesk:
         manifest = self._manifest(job, spec.adapter, number, outcome)
         version = self._registry.adapters.add(manifest, encode(Artifact(manifest, outcome.weights)))
         published = self._publish(version, spec.publish)
-        self._end(job, "succeeded", metrics=outcome.metrics, published=published)
+        self._end(job, "succeeded", metrics=version.metrics, published=published)
         log.info("job %s: %s version %d", job.job, spec.adapter, number)
 
     @_patiently
@@ -138,6 +140,9 @@ class RegistryDesk:
         return self._registry.jobs.get(job.tenant, job.job)
 
     def _end(self, job: FitJob, state: Any, **fields: Any) -> None:
+        """A worker that was silent for too long does not speak over the one that has the job."""
+        if not self.renew(job):
+            return
         self._registry.jobs.end(job.tenant, job.job, state, **fields)
         self._registry.jobs.release(job, self._worker)
 

@@ -5,12 +5,14 @@ what waits, a row of each tenant in turn. A row that breaks the batch fails alon
 waits for any more leave the queue.
 """
 
+import math
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ Feature = NDArray[np.float32]  # [e], unit
 
 _RETRY_SECONDS = 1  # a full queue of 1,024 rows is a second or two of work
 _PROMPT = 1 / 16  # of a picture's work at most: a dozen tokens where that has two hundred
+_LATEST = 0.2  # weight of the latest batch in the time that a picture takes
 
 
 @dataclass(slots=True)
@@ -52,6 +55,13 @@ class FairQueue:
 
     def __len__(self) -> int:
         return self._size
+
+    def ahead(self, tenant: str) -> float:
+        """Work, in pictures, that would be taken before a new row of this tenant: one row of each
+        other in turn."""
+        mine = len(self._rows.get(tenant, ()))
+        first = (islice(rows, mine + (name != tenant)) for name, rows in self._rows.items())
+        return sum(row.work for rows in first for row in rows)
 
     def put(self, rows: Sequence[Row]) -> None:
         """All of the rows or none. Raises TooMany when they do not fit."""
@@ -89,8 +99,16 @@ class FairQueue:
 class Engine:
     """Runs a backend on one thread. Thread-safe."""
 
-    def __init__(self, backend: Backend, max_batch: int, max_queued_rows: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        max_batch: int,
+        max_queued_rows: int,
+        max_queue_seconds: float = math.inf,
+    ) -> None:
         self._backend, self._max_batch = backend, max_batch
+        self._max_queue_seconds = max_queue_seconds
+        self._picture_seconds = 0.0  # of late
         self._queue = FairQueue(max_queued_rows)
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._wake = threading.Condition()
@@ -111,11 +129,13 @@ class Engine:
         """Queues rows; each row's future gets its feature.
 
         Raises:
-            TooMany: the queue is full.
+            TooMany: the queue is full, or they would wait for longer than `max_queue_seconds`.
             Unavailable: the service is shutting down.
         """
         with self._wake:
             self._check_running()
+            for tenant in {row.tenant for row in rows}:
+                self._check_wait(tenant)
             self._queue.put(rows)
             metrics.QUEUED_ROWS.set(len(self._queue))
             self._wake.notify()
@@ -144,6 +164,16 @@ class Engine:
     def ping(self) -> "Future[Any]":
         """Done when the thread and the device have answered."""
         return self.call(self._backend.ping)
+
+    def check_wait(self, tenant: str) -> None:
+        """Refuses early, before pictures are decoded. Raises TooMany as `submit` does."""
+        with self._wake:
+            self._check_wait(tenant)
+
+    def _check_wait(self, tenant: str) -> None:
+        wait = self._queue.ahead(tenant) * self._picture_seconds
+        if wait > self._max_queue_seconds:
+            raise TooMany(f"the wait is {wait:.1f} s already", math.ceil(wait))
 
     def _check_running(self) -> None:
         if self._stopping:
@@ -182,7 +212,10 @@ class Engine:
                 self._run([row], compute)
             return
         metrics.BATCH_ROWS.observe(len(rows))
-        metrics.BATCH_SECONDS.observe(time.monotonic() - started)
+        seconds = time.monotonic() - started
+        metrics.BATCH_SECONDS.observe(seconds)
+        if rows[0].work == 1.0:
+            self._picture_seconds += _LATEST * (seconds / len(rows) - self._picture_seconds)
         for row, feature in zip(rows, features, strict=True):
             row.future.set_result(feature)
 

@@ -80,7 +80,7 @@ class RedisServer:
             "unixsocketperm": "700",
             "dir": str(self._folder),
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": "always",  # everysec, killed in a slow sync, loses what it answered
             "save": "",
         }
         flags = [part for name, value in options.items() for part in (f"--{name}", value)]

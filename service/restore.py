@@ -6,7 +6,10 @@ from service.registry.tenants import read_manifest
 
 
 def restore(registry: Registry) -> int:
-    """Reads every manifest and artifact header. Returns the number of tenants."""
+    """Reads every manifest and artifact header. Returns the number of tenants.
+
+    What a crash left of something that was being deleted has no manifest, and stays deleted.
+    """
     tenants: set[str] = set()
     datasets: set[tuple[str, str]] = set()
     adapters: set[tuple[str, str]] = set()
@@ -14,7 +17,7 @@ def restore(registry: Registry) -> int:
         match path.split("/"):
             case [_, tenant, "tenant.json"]:
                 tenants.add(tenant)
-            case [_, tenant, "datasets", dataset, *_]:
+            case [_, tenant, "datasets", dataset, "dataset.json"]:
                 datasets.add((tenant, dataset))
             case [_, tenant, "adapters", adapter, "versions", _]:
                 adapters.add((tenant, adapter))

@@ -1,6 +1,7 @@
 """Everything that a request can reach, made once from the settings."""
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
@@ -25,6 +26,7 @@ from training.jobs import make_broker
 _REDIS_URL = "redis://127.0.0.1:6379/0"
 _GPU_BATCH = 32
 _CPU_BATCH = 8  # a CPU is no faster on larger ones, and who comes next waits longer
+_QUEUE_SECONDS = 10.0  # then a Redis that hangs is taken as gone, and connected to anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,13 @@ class Services:
     classifier: Classifier
     keys: Recall[Grant]
     versions: Recall[Version]
+    draining: threading.Event = field(default_factory=threading.Event)  # it is about to stop
 
 
 def broker_of(settings: Settings) -> RedisBroker:
     """The job queue, for a worker."""
-    return make_broker(redis.Redis.from_url(settings.redis_url or _REDIS_URL))
+    url = settings.redis_url or _REDIS_URL
+    return make_broker(redis.Redis.from_url(url, socket_timeout=_QUEUE_SECONDS))
 
 
 def registry_of(settings: Settings) -> Registry:
@@ -73,7 +77,7 @@ def open_services(settings: Settings, clip: FrozenCLIP | None = None) -> Service
     bank = _bank(settings, clip)
     batch = settings.max_batch or (_GPU_BATCH if clip.device.type == "cuda" else _CPU_BATCH)
     backend = open_backend(settings, clip, bank, batch)
-    engine = Engine(backend, batch, settings.max_queued_rows)
+    engine = Engine(backend, batch, settings.max_queued_rows, settings.max_queue_seconds)
     pinned = settings.pinned_adapters()
     tiers = Tiers(engine, clip, bank.slots, settings.host_adapters, registry.blobs.get, pinned)
     limits = Limits(

@@ -44,8 +44,14 @@ class Settings(BaseSettings):
         None, ge=1, description="pictures of one batch; unset: 32 on a GPU, 8 on a CPU"
     )
     max_queued_rows: int = Field(1024, description="rows waiting for the device, all tenants")
+    max_queue_seconds: float = Field(
+        2.0, description="a tenant's wait for the device, by its recent speed; then 429"
+    )
     decode_threads: int = Field(4, description="pictures decoded at once")
     request_seconds: float = Field(30.0, description="a classify request's deadline")
+    drain_seconds: float = Field(
+        3.0, description="`serve` after SIGTERM: goes on, while /readyz turns balancers away"
+    )
 
     max_body_bytes: int = Field(256 * 2**20, description="a request's body")
     max_image_bytes: int = Field(20 * 2**20, description="one picture as sent")

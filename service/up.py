@@ -1,5 +1,6 @@
 """`rmadapter up`: Redis, a worker and the API on one machine, keys in the data directory."""
 
+import asyncio
 import fcntl
 import logging
 import os
@@ -9,12 +10,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
 from pydantic import SecretStr
 
 from adapters.errors import RMAdapterError
@@ -22,7 +23,7 @@ from service.app import create_app
 from service.errors import Unauthorized
 from service.redis_server import RedisServer
 from service.registry import Registry
-from service.services import open_services
+from service.services import Services, open_services
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -51,17 +52,39 @@ def up(settings: Settings) -> None:
         if admin_key_is_new and settings.admin_key:
             print(f"admin key, shown this once: {settings.admin_key.get_secret_value()}")
         print(f"keys and data lie in {settings.data_dir}", flush=True)
-        serve_app(create_app(services), listener)
+        serve_app(services, listener, drain_seconds=0.0)  # nobody to take over
 
 
-def serve_app(app: FastAPI, listener: socket.socket) -> None:
-    """Serves until SIGINT or SIGTERM, then finishes what it accepted."""
+def serve_app(services: Services, listener: socket.socket, drain_seconds: float) -> None:
+    """Serves until SIGINT or SIGTERM, then drains, and finishes what it accepted."""
     config = uvicorn.Config(
-        app,
+        create_app(services),
         log_level="warning",
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    _DrainingServer(config, services.draining, drain_seconds).run(sockets=[listener])
+
+
+class _DrainingServer(uvicorn.Server):
+    """Before it stops to listen, it goes on for a while in which /readyz says no.
+
+    What a closing listener has not accepted yet is lost, and so is a request on a kept connection
+    that is closed in that moment: so balancers are turned away first, and connections ended by the
+    answers themselves.
+    """
+
+    def __init__(self, config: uvicorn.Config, draining: threading.Event, seconds: float) -> None:
+        super().__init__(config)
+        self._draining, self._seconds = draining, seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._draining.set()
+        close = (b"connection", b"close")
+        self.server_state.default_headers = [*self.server_state.default_headers, close]
+        deadline = time.monotonic() + self._seconds
+        while time.monotonic() < deadline and not self.force_exit:  # a second signal
+            await asyncio.sleep(0.05)
+        await super().shutdown(sockets)
 
 
 @contextmanager

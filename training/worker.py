@@ -6,10 +6,11 @@ What it must know of records and blobs is a `Desk`, which the service gives it.
 import logging
 import threading
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import dramatiq
+import torch
 from dramatiq.brokers.redis import RedisBroker
 
 from adapters.bank import AdapterWeights, export
@@ -128,15 +129,34 @@ def _fit(clip: FrozenCLIP, desk: Desk, job: FitJob, lease: "_Lease") -> Outcome:
             raise Cancelled
 
     task = desk.load(job)
-    fitted, evaluation = evaluate_and_fit(clip, task.images, task.settings, on_progress)
+    for batch_size in (task.settings.batch_size, max(2, task.settings.batch_size // 4)):
+        settings = replace(task.settings, batch_size=batch_size)
+        try:
+            fitted, evaluation = evaluate_and_fit(clip, task.images, settings, on_progress)
+            break
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            log.warning("job %s: out of memory with batches of %d", job.job, batch_size)
+    else:
+        raise RMAdapterError(
+            f"the worker has too little memory for this fit, even with batches of {batch_size}:"
+            " fewer classes or pictures may fit"
+        )
     return Outcome(
         export(fitted),
         task.images.classes,
-        task.settings,
+        settings,
         evaluation.logit_scale,
         task.data_digest,
         evaluation.to_dict(),
     )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On the CPU, PyTorch has no class of its own for it."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "not enough memory" in str(error) or "can't allocate memory" in str(error)
 
 
 class _Lease:

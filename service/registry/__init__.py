@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import redis
-
 from service.blobs import Blobs
 from service.registry.adapters import Adapters
 from service.registry.datasets import Datasets, Usage
@@ -33,7 +31,7 @@ class Registry:
 def open_registry(redis_url: str, blob_url: str, settings: Settings) -> Registry:
     """Connects at the first use; nothing fails here."""
     store, blobs = connect(redis_url), Blobs(blob_url)
-    broker = make_broker(redis.Redis.from_url(redis_url))
+    broker = make_broker(store)  # so that a Redis that is away is Unavailable here too
     return Registry(
         store,
         blobs,

@@ -60,9 +60,15 @@ class Adapters:
         return int(self._store.hincrby(self._name(tenant, adapter), "next", 1))
 
     def add(self, manifest: Manifest, data: bytes) -> Version:
-        """Stores an artifact under its number: the blob first, for it is the truth."""
+        """Stores an artifact under its number: the blob first, for it is the truth.
+
+        A number's file never changes: when a worker that died had stored it already, that file
+        stands, and its version is returned.
+        """
         version = _version(manifest, data)
-        self._blobs.put(version.path, data)
+        if not self._blobs.create(version.path, data):
+            data = self._blobs.get(version.path)
+            version = _version(decode(data).manifest, data)
         self._record(version)
         return version
 
@@ -167,7 +173,8 @@ class Adapters:
 
     @contextmanager
     def _lock(self, tenant: str, adapter: str) -> Iterator[None]:
-        with self._store.lock(self._name(tenant, adapter, "lock"), timeout=_LOCK_SECONDS):
+        name = self._name(tenant, adapter, "lock")
+        with self._store.lock(name, timeout=_LOCK_SECONDS, raise_on_release_error=False):
             yield
 
     @staticmethod

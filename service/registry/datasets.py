@@ -209,6 +209,7 @@ class Datasets:
     def delete(self, tenant: str, dataset_id: str) -> None:
         self.get(tenant, dataset_id)
         self._run(_DELETE, tenant, dataset_id, dataset_id)
+        self._blobs.delete(f"{_folder(tenant, dataset_id)}/dataset.json")  # first: see restore
         self._blobs.delete_all(_folder(tenant, dataset_id))
 
     def restore(self, tenant: str, dataset_id: str) -> Usage:

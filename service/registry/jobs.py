@@ -2,12 +2,12 @@
 
 A tenant's first few open jobs are in the queue, the rest wait here, so that a flood from one tenant
 does not starve another. A job is marked as sent after it was: a crash between the two sends it
-twice, never not at all, and a lease lets one worker alone run it.
+twice, never not at all, and a lease lets one worker alone run it. Leases and waits run by Redis's
+clock alone: no host's own clock, however wrong, runs a job twice or never.
 """
 
 import hashlib
 import json
-import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -22,45 +22,71 @@ State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Publish = bool | Literal["if_better"]
 
 LEASE_SECONDS = 8  # so long a dead worker keeps its job from others
-_LOST_SECONDS = 60.0  # the queue itself gives a dead worker's job to another within 15
+_LOST_SECONDS = 15  # by then the queue itself has given a dead worker's job to another
 MAX_ATTEMPTS = 3  # a job that killed so many workers is at fault itself
 _ENDED = ("succeeded", "failed", "cancelled")
 _IDEMPOTENCY_SECONDS = 24 * 3600
 _QUEUE_RETRY = 10  # seconds; a small fit takes less
-# Each is one step for Redis, so that a cancel and a worker cannot both win, nor two requests take
-# the last place. _OPEN counts as adapters those that are there and those that open jobs will make.
-_OPEN = """
-local open = redis.call('zrange', KEYS[1], 0, -1)
-if #open >= tonumber(ARGV[1]) then return {'open jobs', #open} end
-if not redis.call('zscore', KEYS[2], ARGV[3]) then
-  local coming, count = {}, redis.call('zcard', KEYS[2])
-  for _, id in ipairs(open) do
-    local name = cjson.decode(redis.call('hget', KEYS[5] .. ':' .. id, 'spec') or '{}').adapter
-    if name and not coming[name] and not redis.call('zscore', KEYS[2], name) then
+# Each is one step for Redis: a cancel and a worker cannot both win, nor two requests take the last
+# place, and no crash leaves a half. Each may be repeated: the client does so when the connection
+# broke before the answer. _CREATE counts as adapters those that are there and those that open jobs
+# will make.
+_CREATE = """
+local open, adapters, jobs, tenants, earlier, prefix = unpack(KEYS)
+local most, most_adapters, adapter, id, spec, created, tenant, idempotent, seconds = unpack(ARGV)
+local job = prefix .. ':' .. id
+if redis.call('hexists', job, 'state') == 1 then return {'', id} end
+local found = idempotent == '1' and redis.call('get', earlier)
+if found then return {'', found} end
+local waiting = redis.call('zrange', open, 0, -1)
+if #waiting >= tonumber(most) then return {'open jobs', #waiting} end
+if not redis.call('zscore', adapters, adapter) then
+  local coming, count = {}, redis.call('zcard', adapters)
+  for _, other in ipairs(waiting) do
+    local name = cjson.decode(redis.call('hget', prefix .. ':' .. other, 'spec') or '{}').adapter
+    if name and not coming[name] and not redis.call('zscore', adapters, name) then
       coming[name] = true
       count = count + 1
     end
   end
-  if not coming[ARGV[3]] and count >= tonumber(ARGV[2]) then return {'adapters', count} end
+  if not coming[adapter] and count >= tonumber(most_adapters) then return {'adapters', count} end
 end
-local job = KEYS[5] .. ':' .. ARGV[4]
-redis.call('hset', job, 'spec', ARGV[5], 'state', 'queued', 'created_at', ARGV[6])
-redis.call('zadd', KEYS[3], 0, ARGV[4])
-redis.call('zadd', KEYS[1], 0, ARGV[4])
-redis.call('sadd', KEYS[4], ARGV[7])
-return {}
+if idempotent == '1' then redis.call('set', earlier, id, 'EX', seconds) end
+redis.call('hset', job, 'spec', spec, 'state', 'queued', 'created_at', created)
+redis.call('zadd', jobs, 0, id)
+redis.call('zadd', open, 0, id)
+redis.call('sadd', tenants, tenant)
+return {'', id}
 """
-_START = """
-if redis.call('hexists', KEYS[1], 'state') == 0 then return 0 end
-if redis.call('hexists', KEYS[1], 'finished_at') == 1 then return 0 end
-redis.call('hincrby', KEYS[1], 'attempts', 1)
-redis.call('hset', KEYS[1], 'state', 'running', 'started_at', ARGV[1])
+_CLAIM = """
+local job, lease = unpack(KEYS)
+local worker, seconds, now = unpack(ARGV)
+local holder = redis.call('get', lease)
+if holder and holder ~= worker then return -1 end
+if redis.call('hexists', job, 'state') == 0 then return 0 end
+if redis.call('hexists', job, 'finished_at') == 1 then return 0 end
+if not holder then
+    redis.call('hincrby', job, 'attempts', 1)
+    redis.call('hset', job, 'state', 'running', 'started_at', now)
+end
+redis.call('set', lease, worker, 'EX', seconds)
+return 1
+"""
+_RENEW = """
+local job, lease = unpack(KEYS)
+local worker, seconds = unpack(ARGV)
+local holder = redis.call('get', lease)
+if holder and holder ~= worker then return 0 end
+if redis.call('hexists', job, 'finished_at') == 1 then return 0 end
+redis.call('set', lease, worker, 'EX', seconds)
 return 1
 """
 _END = """
-if redis.call('hexists', KEYS[1], 'state') == 0 then return 0 end
-if redis.call('hsetnx', KEYS[1], 'finished_at', ARGV[1]) == 0 then return 0 end
-redis.call('hset', KEYS[1], unpack(ARGV, 2))
+local job, open = unpack(KEYS)
+redis.call('zrem', open, ARGV[1])
+if redis.call('hexists', job, 'state') == 0 then return 0 end
+if redis.call('hsetnx', job, 'finished_at', ARGV[2]) == 0 then return 0 end
+redis.call('hset', job, unpack(ARGV, 3))
 return 1
 """
 _BUSY_TENANTS = key("tenants-with-jobs")
@@ -116,44 +142,27 @@ class Jobs:
             OverQuota: of open jobs, or of adapters when this would make one more.
             Conflict: the idempotency key was used for another request.
         """
-        job = Job(new_id("job"), tenant, spec, "queued", now())
-        if idempotency_key and (earlier := self._earlier(tenant, idempotency_key, spec, job.id)):
-            return earlier
-        try:
-            self._open(job)
-        except OverQuota:
-            if idempotency_key:  # the same request may be sent again
-                self._store.delete(_idempotency(tenant, idempotency_key))
-            raise
+        job_id = self._create(tenant, spec, idempotency_key)
+        job = self.get(tenant, job_id)
+        if job.spec != spec:
+            raise Conflict("this Idempotency-Key was used for another request")
         self.dispatch(tenant)
         return job
 
-    def _open(self, job: Job) -> None:
+    def _create(self, tenant: str, spec: JobSpec, idempotency_key: str | None) -> str:
         names = ("open-jobs", "adapters", "jobs")
-        keys = [*(tenant_key(job.tenant, name) for name in names), _BUSY_TENANTS]
-        keys.append(tenant_key(job.tenant, "job"))
+        keys = [*(tenant_key(tenant, name) for name in names), _BUSY_TENANTS]
+        keys += [_idempotency(tenant, idempotency_key or ""), tenant_key(tenant, "job")]
         limits = {"open jobs": self._max_open, "adapters": self._max_adapters}
-        record = (job.spec.adapter, job.id, json.dumps(asdict(job.spec)), job.created_at)
-        refused = self._store.eval(_OPEN, len(keys), *keys, *limits.values(), *record, job.tenant)
+        record = (spec.adapter, new_id("job"), json.dumps(asdict(spec)), now(), tenant)
+        idempotent = ("1" if idempotency_key else "0", _IDEMPOTENCY_SECONDS)
+        refused, outcome = self._store.eval(
+            _CREATE, len(keys), *keys, *limits.values(), *record, *idempotent
+        )
         if refused:
-            quota, used = refused
-            retry = {"retry_after": _QUEUE_RETRY} if quota == "open jobs" else {}
-            raise OverQuota(quota, limits[quota], used, **retry)
-
-    def _earlier(
-        self, tenant: str, idempotency_key: str, spec: JobSpec, new_job: str
-    ) -> Job | None:
-        name = _idempotency(tenant, idempotency_key)
-        if self._store.set(name, new_job, nx=True, ex=_IDEMPOTENCY_SECONDS):
-            return None
-        job_id = self._store.get(name)
-        try:
-            earlier = self.get(tenant, job_id) if job_id else None
-        except NotFound:
-            raise Conflict("a request with this Idempotency-Key is under way") from None
-        if earlier and earlier.spec != spec:
-            raise Conflict("this Idempotency-Key was used for another request")
-        return earlier
+            retry = {"retry_after": _QUEUE_RETRY} if refused == "open jobs" else {}
+            raise OverQuota(refused, limits[refused], outcome, **retry)
+        return str(outcome)
 
     def get(self, tenant: str, job_id: str) -> Job:
         record = self._store.hgetall(_name(tenant, job_id))
@@ -181,20 +190,20 @@ class Jobs:
         for job_id in open_jobs:
             if self._must_send(tenant, job_id):
                 self._broker.enqueue(FitJob(tenant, job_id).to_message())
-                self._store.hset(_name(tenant, job_id), "sent", str(time.time()))
+                self._store.set(_name(tenant, job_id, "just-sent"), "1", ex=_LOST_SECONDS)
+                self._store.hset(_name(tenant, job_id), "sent", "1")
         if not open_jobs:
             self._store.srem(_BUSY_TENANTS, tenant)
             if self._store.zcard(tenant_key(tenant, "open-jobs")):  # created meanwhile
                 self._store.sadd(_BUSY_TENANTS, tenant)
 
     def _must_send(self, tenant: str, job_id: str) -> bool:
-        """Not sent yet; or running without a worker for so long that its message must be lost."""
+        """Not sent yet; or running without a worker, so that its message must be lost."""
         sent, state = self._store.hmget(_name(tenant, job_id), ["sent", "state"])
-        if sent is None:
-            return True
-        if state != "running" or time.time() - float(sent) < _LOST_SECONDS:
-            return False
-        return not self._store.exists(_name(tenant, job_id, "lease"))
+        if sent is None or state != "running":
+            return sent is None
+        lease, just_sent = _name(tenant, job_id, "lease"), _name(tenant, job_id, "just-sent")
+        return not self._store.exists(lease, just_sent)
 
     def dispatch_all(self) -> None:
         """What a crash between recording and sending left behind; workers call it now and then."""
@@ -212,22 +221,14 @@ class Jobs:
         Raises:
             Conflict: another worker has it, or had it until it died a few seconds ago.
         """
-        name = _name(job.tenant, job.job)
-        lease = f"{name}:lease"
-        taken = self._store.set(lease, worker, nx=True, ex=LEASE_SECONDS)
-        if not taken and self._store.get(lease) != worker:
+        taken = self._store.eval(_CLAIM, 2, *_leased(job), worker, LEASE_SECONDS, now())
+        if taken == -1:
             raise Conflict(f"another worker has job {job.job}")
-        if not self._store.eval(_START, 1, name, now()):
-            self.release(job, worker)
-            return None
-        return self.get(job.tenant, job.job)
+        return self.get(job.tenant, job.job) if taken else None
 
     def renew(self, job: FitJob, worker: str) -> bool:
-        """Keeps the lease; False when it was lost to another worker."""
-        name = _name(job.tenant, job.job, "lease")
-        if self._store.get(name) not in (None, worker):
-            return False
-        return bool(self._store.set(name, worker, ex=LEASE_SECONDS))
+        """Keeps the lease; False when another worker has it, or has ended the job."""
+        return bool(self._store.eval(_RENEW, 2, *_leased(job), worker, LEASE_SECONDS))
 
     def release(self, job: FitJob, worker: str) -> None:
         name = _name(job.tenant, job.job, "lease")
@@ -254,13 +255,17 @@ class Jobs:
         name = _name(tenant, job_id)
         mapping = {k: json.dumps(v) for k, v in fields.items() if v is not None} | {"state": state}
         flat = [part for pair in mapping.items() for part in pair]
-        self._store.eval(_END, 1, name, now(), *flat)
-        self._store.zrem(tenant_key(tenant, "open-jobs"), job_id)
+        names = (name, tenant_key(tenant, "open-jobs"))
+        self._store.eval(_END, 2, *names, job_id, now(), *flat)
         self.dispatch(tenant)
 
 
 def _name(tenant: str, job_id: str, *parts: str) -> str:
     return tenant_key(tenant, "job", job_id, *parts)
+
+
+def _leased(job: FitJob) -> tuple[str, str]:
+    return _name(job.tenant, job.job), _name(job.tenant, job.job, "lease")
 
 
 def _idempotency(tenant: str, idempotency_key: str) -> str:

@@ -5,6 +5,8 @@ The one file that knows Redis's errors.
 
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -18,16 +20,16 @@ T = TypeVar("T")
 
 PREFIX = "rmadapter"
 _TIMEOUT = 5.0  # seconds; a record is read in under a millisecond
+# Answers of a Redis that is there but cannot write now: a full disk, full memory, a replica's turn.
+_REFUSALS = ("MISCONF", "OOM", "READONLY", "LOADING", "NOREPLICAS", "CLUSTERDOWN", "MASTERDOWN")
 
 
 class Store(redis.Redis):  # type: ignore[misc]
     """Redis, with its errors translated."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        try:
+        with _translated():
             return super().execute_command(*args, **options)
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise Unavailable("Redis does not answer") from error
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "_Pipeline":
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
@@ -35,11 +37,21 @@ class Store(redis.Redis):  # type: ignore[misc]
 
 class _Pipeline(Pipeline):  # type: ignore[misc]
     def execute(self, raise_on_error: bool = True) -> list[Any]:
-        try:
+        with _translated():
             answers: list[Any] = super().execute(raise_on_error)
             return answers
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            raise Unavailable("Redis does not answer") from error
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise Unavailable("Redis does not answer") from error
+    except redis.ResponseError as error:
+        if any(refusal in str(error) for refusal in _REFUSALS):
+            raise Unavailable("Redis cannot write now") from error
+        raise
 
 
 def connect(url: str, timeout: float = _TIMEOUT) -> Store:

@@ -24,7 +24,12 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", response_class=JSONResponse)
 async def readyz(reach: Reach) -> JSONResponse:
-    """The device has just answered, and so has Redis: 200, or 503 with what did not."""
+    """The device has just answered, and so has Redis: 200, or 503 with what did not.
+
+    503 also while the server drains: it answers still, but no more should be sent here.
+    """
+    if reach.draining.is_set():
+        return JSONResponse({"ready": False, "draining": True}, status_code=503)
     device, redis = await asyncio.gather(_device(reach), _redis(reach))
     ready = device == redis == "ok"
     body = {"ready": ready, "model": reach.clip.name, "device": device, "redis": redis}

@@ -71,14 +71,17 @@ def cancel_job(reach: Reach, tenant: Manager, job: str) -> JobOut:
 async def job_events(
     reach: Reach, first: Annotated[Job, Depends(existing_job)]
 ) -> AsyncIterator[ServerSentEvent]:
-    """The job as server-sent events: `progress` whenever it changed, then `end`."""
+    """The job as server-sent events: `progress` whenever it changed, then `end`.
+
+    A server that is about to stop ends the stream before; another one goes on with it.
+    """
     job, shown, polls = first, None, 0
     while True:
         out, polls = JobOut.of(job), polls + 1
         if out != shown or polls >= _KEEP_ALIVE_POLLS:
             shown, polls = out, 0
             yield ServerSentEvent(data=out, event="end" if job.ended else "progress")
-        if job.ended:
+        if job.ended or reach.draining.is_set():
             return
         await asyncio.sleep(_POLL_SECONDS)
         job = await run_in_threadpool(reach.registry.jobs.get, job.tenant, job.id)

@@ -1,14 +1,18 @@
 """Records on a real Redis: what is written is found, by its owner alone, and once."""
 
+import time
+
 import pytest
 
+from adapters.artifact import Artifact, Manifest, encode
+from adapters.clip import FrozenCLIP
 from service.errors import Conflict, NotFound, OverQuota, Unauthorized
 from service.registry import Registry, open_registry
 from service.registry.jobs import JobSpec
 from service.registry.tenants import Grant
 from service.restore import restore
 from service.settings import Settings
-from tests.conftest import away_from_workers
+from tests.conftest import away_from_workers, random_weights
 from training.data import Sample
 from training.fit import Progress
 from training.jobs import QUEUE, FitJob
@@ -139,13 +143,61 @@ def test_a_job_whose_message_was_lost_is_sent_again(registry: Registry, tenant: 
     job = FitJob(tenant, registry.jobs.create(tenant, SPEC).id)
     registry.jobs.claim(job, "one")
     registry.jobs._broker.flush(QUEUE)
-    registry.store.hset(f"rmadapter:tenant:{tenant}:job:{job.job}", "sent", "0")
+    registry.store.delete(f"rmadapter:tenant:{tenant}:job:{job.job}:just-sent")
     registry.jobs.dispatch_all()
     assert sent(registry) == []  # its worker lives
     registry.jobs.release(job, "one")
     registry.jobs.dispatch_all()
     registry.jobs.dispatch_all()
     assert sent(registry) == [job.job]
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_a_clock_that_jumps_neither_loses_a_job_nor_runs_it_twice(
+    registry: Registry, tenant: str, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    """The host that takes and sends the job is an hour wrong; the next one is right."""
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + jump)
+    job = FitJob(tenant, registry.jobs.create(tenant, SPEC).id)
+    registry.jobs.claim(job, "one")
+    registry.jobs._broker.flush(QUEUE)
+    monkeypatch.undo()
+    registry.jobs.dispatch_all()
+    assert sent(registry) == []
+    with pytest.raises(Conflict, match="another worker has"):
+        registry.jobs.claim(job, "two")
+    waits = [f"rmadapter:tenant:{tenant}:job:{job.job}:{name}" for name in ("lease", "just-sent")]
+    for name in waits:
+        assert 0 < registry.store.pttl(name) <= 15_000  # by Redis's own clock
+        registry.store.delete(name)
+    registry.jobs.dispatch_all()
+    assert sent(registry) == [job.job]
+    assert registry.jobs.claim(job, "two").attempts == 2
+    assert not registry.jobs.renew(job, "one")
+
+
+def test_a_job_that_ended_never_keeps_the_next_one_waiting(registry: Registry, tenant: str) -> None:
+    """Ending and leaving the open jobs are one step; told again, it leaves them again."""
+    jobs = [registry.jobs.create(tenant, SPEC).id for _ in range(3)]
+    registry.jobs.end(tenant, jobs[0], "succeeded")
+    registry.store.zadd(f"rmadapter:tenant:{tenant}:open-jobs", {jobs[0]: 0})
+    registry.jobs.end(tenant, jobs[0], "succeeded")
+    assert registry.store.zrange(f"rmadapter:tenant:{tenant}:open-jobs", 0, -1) == jobs[1:]
+    assert sent(registry)[-1] == jobs[2]
+
+
+def test_a_worker_that_was_silent_for_too_long_does_not_get_its_job_back(
+    registry: Registry, tenant: str
+) -> None:
+    job = FitJob(tenant, registry.jobs.create(tenant, SPEC).id)
+    registry.jobs.claim(job, "one")
+    registry.jobs.release(job, "one")  # as its lease's end does
+    registry.jobs.claim(job, "two")
+    assert not registry.jobs.renew(job, "one")
+    registry.jobs.end(tenant, job.job, "succeeded")
+    registry.jobs.release(job, "two")
+    assert not registry.jobs.renew(job, "one")
 
 
 def test_a_cancelled_job_is_never_started(registry: Registry, tenant: str) -> None:
@@ -164,7 +216,7 @@ def test_one_worker_alone_runs_a_job(registry: Registry, tenant: str) -> None:
     assert registry.jobs.renew(job, "one")
     assert not registry.jobs.renew(job, "two")
     registry.jobs.release(job, "one")
-    assert registry.jobs.claim(job, "two").attempts == 3
+    assert registry.jobs.claim(job, "two").attempts == 2
 
 
 def test_a_job_ends_once(registry: Registry, tenant: str) -> None:
@@ -211,3 +263,28 @@ def test_an_emptied_redis_is_restored_from_the_blobs(
     assert restore(registry) >= 1
     assert registry.datasets.get(tenant.id, dataset.id) == before
     assert registry.tenants.authenticate(key) == Grant(tenant.id, "manage")
+
+
+def test_what_a_crash_left_of_a_deleted_data_set_stays_deleted(
+    registry: Registry, tenant: str
+) -> None:
+    dataset = registry.datasets.create(tenant, "photos").id
+    registry.datasets.add(tenant, dataset, Sample("cat", "x.jpg", b"y"))
+    registry.datasets.delete(tenant, dataset)
+    registry.blobs.put(f"tenants/{tenant}/datasets/{dataset}/images/0/{'0' * 64}", b"left")
+    restore(registry)
+    with pytest.raises(NotFound):
+        registry.datasets.get(tenant, dataset)
+
+
+def test_a_versions_file_is_written_once(registry: Registry, tenant: str, clip: FrozenCLIP) -> None:
+    """A job taken up after its worker had stored the version finds that file, and keeps it."""
+    first, second = (
+        Manifest(clip.name, clip.fingerprint, tenant, "a", 1, ("x", "y"), "{}", 10.0, 3, 2, when)
+        for when in ("before", "after")
+    )
+    data = encode(Artifact(first, random_weights(clip, 1)))
+    stored = registry.adapters.add(first, data)
+    again = registry.adapters.add(second, encode(Artifact(second, random_weights(clip, 2))))
+    assert again == stored == registry.adapters.version(tenant, "a", 1)
+    assert registry.blobs.get(stored.path) == data

@@ -1,0 +1,167 @@
+"""At capacity for as long as asked, then ten times of it: memory, waiting times, refusals.
+
+Requests come at a rate of their own, whatever the answers, as those of many users do.
+"""
+
+import asyncio
+import math
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from service.client import Client
+from training.data import Sample
+
+_STEP_SECONDS = 8.0  # of each rate in the search for the capacity
+_KEPT = 0.9  # of a rate: what must be answered, well and soon, for it to be within the capacity
+_SOON_SECONDS = 1.0
+_OVERLOAD, _OVERLOAD_SECONDS = 10, 30.0
+_SETTLE_SECONDS, _RECOVERED_SECONDS = 5.0, 10.0
+_MAX_RATIO = 2.0  # of the waiting time under overload to that at capacity
+_RSS_SECONDS = 1.0
+_PAGE = 4096
+
+
+@dataclass
+class Load:
+    """What a while of requests gave: seconds of those answered, and the statuses of all."""
+
+    seconds: list[float] = field(default_factory=list)
+    at: list[float] = field(default_factory=list)  # when each was answered
+    statuses: Counter[int] = field(default_factory=Counter)
+    without_retry_after: int = 0
+
+    def p99(self) -> float:
+        return float(np.percentile(self.seconds, 99)) if self.seconds else math.inf
+
+
+class Overload:
+    """One API server under load."""
+
+    def __init__(self, url: str, pid: int, client: Client, samples: list[Sample]) -> None:
+        self._url, self._pid = url, pid
+        self._headers = {"authorization": client._http.headers["authorization"]}
+        self._samples = samples
+        self._classes = [("classes", (None, name)) for name in ("crab", "lotus", "cup")]
+
+    def capacity(self) -> float:
+        """Requests a second: the last rate, half as much more each time, that is kept up with."""
+        asyncio.run(self._load(2.0, 3.0))
+        rate, kept = 2.0, 1.0
+        while True:
+            load = asyncio.run(self._load(rate, _STEP_SECONDS))
+            well = load.statuses[200] >= _KEPT * load.statuses.total()
+            if not well or load.p99() > _SOON_SECONDS:
+                return kept
+            kept, rate = rate, rate * 1.5
+
+    def run(self, seconds: float) -> dict[str, Any]:
+        rate = self.capacity()
+        steady, memory = asyncio.run(self._watched(rate, seconds))
+        over = asyncio.run(self._load(_OVERLOAD * rate, _OVERLOAD_SECONDS))
+        time.sleep(_SETTLE_SECONDS)
+        after = asyncio.run(self._load(rate, _RECOVERED_SECONDS))
+        halves = np.array_split(steady.seconds, 2)
+        ratio = over.p99() / steady.p99()
+        report = {
+            "capacity, requests a second": round(rate, 1),
+            "seconds at capacity": round(seconds),
+            "answers at capacity": len(steady.seconds),
+            "p99 of the first and the second half, seconds": [
+                round(float(np.percentile(half, 99)), 3) for half in halves
+            ],
+            **memory,
+            "overload, requests a second": round(_OVERLOAD * rate, 1),
+            "overload, by status": dict(over.statuses),
+            "overload, p99 of the accepted, seconds": round(over.p99(), 3),
+            "its ratio to that at capacity": round(ratio, 2),
+            "refusals without Retry-After": over.without_retry_after,
+            "afterwards, by status": dict(after.statuses),
+            "afterwards, p99, seconds": round(after.p99(), 3),
+        }
+        bounds = []
+        if ratio > _MAX_RATIO:
+            bounds.append(f"p99 of the accepted above {_MAX_RATIO:g} times that at capacity")
+        if after.statuses[200] < _KEPT * after.statuses.total():
+            bounds.append("not back at full speed after the overload")
+        losses = self._losses(steady, over, after)
+        return report | {"bounds not kept": bounds, "losses": losses}
+
+    def _losses(self, steady: Load, over: Load, after: Load) -> list[str]:
+        losses = []
+        if set(steady.statuses) | set(over.statuses) | set(after.statuses) > {200, 429}:
+            losses.append("an answer that is neither 200 nor 429")
+        if over.without_retry_after:
+            losses.append("a refusal without Retry-After")
+        if not over.statuses[429] or not over.statuses[200]:
+            losses.append("overload refused nothing, or everything")
+        return losses
+
+    async def _watched(self, rate: float, seconds: float) -> tuple[Load, dict[str, Any]]:
+        rss: list[tuple[float, float]] = []
+
+        async def watch() -> None:
+            while True:
+                rss.append((time.monotonic(), resident(self._pid)))
+                await asyncio.sleep(_RSS_SECONDS)
+
+        watching = asyncio.create_task(watch())
+        load = await self._load(rate, seconds)
+        watching.cancel()
+        slope, margin = trend(np.array(rss[len(rss) // 5 :]))  # warm by then
+        return load, {
+            "memory, MB": round(rss[-1][1]),
+            "memory's slope, MB an hour": round(slope * 3600, 1),
+            "its 95% interval": [
+                round((slope - margin) * 3600, 1),
+                round((slope + margin) * 3600, 1),
+            ],
+        }
+
+    async def _load(self, rate: float, seconds: float) -> Load:
+        load, started = Load(), time.monotonic()
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
+        async with httpx.AsyncClient(
+            base_url=self._url, headers=self._headers, timeout=60, limits=limits
+        ) as http:
+            tasks = []
+            for i in range(int(rate * seconds)):
+                await asyncio.sleep(max(0.0, started + i / rate - time.monotonic()))
+                tasks.append(asyncio.create_task(self._ask(http, load, i)))
+            await asyncio.gather(*tasks)
+        return load
+
+    async def _ask(self, http: httpx.AsyncClient, load: Load, i: int) -> None:
+        photo = self._samples[i % len(self._samples)]
+        asked = time.monotonic()
+        files = [("files", (photo.name, photo.data)), *self._classes]
+        try:
+            response = await http.post("/classify", files=files)
+        except httpx.HTTPError:
+            load.statuses[0] += 1
+            return
+        load.statuses[response.status_code] += 1
+        if response.status_code == 200:
+            load.at.append(time.monotonic())
+            load.seconds.append(load.at[-1] - asked)
+        elif "retry-after" not in response.headers:
+            load.without_retry_after += 1
+
+
+def resident(pid: int) -> float:
+    """A process's memory, MB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE / 1e6
+
+
+def trend(points: np.ndarray) -> tuple[float, float]:
+    """Least squares of [N, 2]: the slope, and 1.96 of its standard errors."""
+    x, y = points[:, 0] - points[:, 0].mean(), points[:, 1] - points[:, 1].mean()
+    slope = float(x @ y / (x @ x))
+    residual = y - slope * x
+    error = math.sqrt(float(residual @ residual) / max(1, len(x) - 2) / float(x @ x))
+    return slope, 1.96 * error

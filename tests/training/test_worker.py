@@ -1,0 +1,90 @@
+"""A fit that the worker's memory does not hold: once more with less, then a clear end."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from adapters.clip import FrozenCLIP
+from tests.conftest import random_adapters
+from training import worker
+from training.data import ImageSet
+from training.fit import Progress, default_settings
+from training.jobs import FitJob
+from training.worker import Outcome, Task, work
+
+
+class Desk:
+    """One job; remembers how it ended."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.outcome: Outcome | None = None
+        self.reason: str | None = None
+
+    def claim(self, job: FitJob) -> bool:
+        return True
+
+    def load(self, job: FitJob) -> Task:
+        return self.task
+
+    def renew(self, job: FitJob) -> bool:
+        return True
+
+    def progress(self, job: FitJob, progress: Progress) -> bool:
+        return False
+
+    def finish(self, job: FitJob, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+    def fail(self, job: FitJob, reason: str) -> None:
+        self.reason = reason
+
+    def cancelled(self, job: FitJob) -> None: ...
+
+    def sweep(self) -> None: ...
+
+
+@pytest.fixture
+def desk(clip: FrozenCLIP, few: ImageSet) -> Desk:
+    settings = default_settings(clip, epochs=1, min_steps=1, batch_size=16)
+    return Desk(Task(few, settings, "0" * 64))
+
+
+def memory_for(batch: int, error: Exception) -> Any:
+    """Fits at once where a batch of so many pictures, or fewer, is asked for; else it is full."""
+
+    def limited(clip: FrozenCLIP, images: ImageSet, settings: Any, on_progress: Any) -> Any:
+        if settings.batch_size > batch:
+            raise error
+        return random_adapters(clip, 1), SimpleNamespace(logit_scale=10.0, to_dict=dict)
+
+    return limited
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_fit_that_runs_out_of_memory_is_done_with_smaller_batches(
+    desk: Desk, clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(worker, "evaluate_and_fit", memory_for(4, error))
+    work(clip, desk, FitJob("tenant", "job"))
+    assert desk.outcome is not None and desk.reason is None
+    assert desk.outcome.settings.batch_size == 4
+
+
+def test_a_fit_that_no_batch_makes_small_enough_fails_with_the_reason(
+    desk: Desk, clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "evaluate_and_fit", memory_for(1, MemoryError()))
+    work(clip, desk, FitJob("tenant", "job"))
+    assert desk.outcome is None
+    assert desk.reason is not None and "too little memory for this fit" in desk.reason
