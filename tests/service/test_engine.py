@@ -69,7 +69,7 @@ def test_a_tenants_rows_are_refused_when_they_would_wait_for_too_long(
 ) -> None:
     """One tenant's flood is refused, another tenant's row is not."""
     engine = Engine(backend, max_batch=1, max_queued_rows=1000, max_queue_seconds=2.0)
-    engine._row_seconds = 0.1  # as measured on the batches before
+    engine._picture_seconds = 0.1  # as measured on the batches before
     engine.submit(rows("flood", *map(str, range(30))))
     with pytest.raises(TooMany, match=r"3\.0 s") as refused:
         engine.submit(rows("flood", "one more"))
