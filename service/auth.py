@@ -20,6 +20,7 @@ from service.registry.tenants import Grant, Scope, hash_key
 from service.services import Services
 
 _GRANTED = "rmadapter.granted"  # in a request's scope
+_FOR_THE_DEVICE = ("/classify", "/v1/classify", "/v1/embeddings")
 _bearer = HTTPBearer(auto_error=False, description="a tenant's API key, or the admin key")
 
 
@@ -62,7 +63,11 @@ def require(scope: Scope, rate: Literal["classify", "manage"]) -> Callable[..., 
 
 
 class Gate:
-    """Reads no body for a key that is not known; FastAPI reads it before it asks who sends it."""
+    """Reads no body for a key that is not known, nor pictures that would wait for too long.
+
+    FastAPI reads a body before it asks who sends it, and under overload it is the reading that
+    keeps the answers of others waiting.
+    """
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app, self._services = app, services
@@ -86,7 +91,9 @@ class Gate:
         scheme, _, api_key = Headers(scope=scope).get("authorization", "").partition(" ")
         given = api_key.strip() if scheme.lower() == "bearer" else None
         if not _is_admin(self._services, given):
-            _grant(scope, self._services, given)
+            grant = _grant(scope, self._services, given)
+            if scope["path"] in _FOR_THE_DEVICE:
+                self._services.engine.check_wait(grant.tenant)
 
 
 def _grant(scope: ASGIScope, reach: Services, api_key: str | None) -> Grant:

@@ -104,8 +104,7 @@ class Classifier:
         check_classes(question.classes, self._limits.classes)
         for template in question.templates:
             check_template(template)
-        self._engine.check_wait(question.tenant)
-        async with self._deadline(), self._lease(question.version) as lease:
+        async with self._admitted(question.tenant, len(files), question.version) as lease:
             pixels = await asyncio.gather(*(self._decode(file.data) for file in files))
             texts = await self._text_features(question, lease)
             good = [p for p in pixels if not isinstance(p, BadImage)]
@@ -125,7 +124,8 @@ class Classifier:
 
         Raises what `classify` raises; a broken picture is Invalid.
         """
-        async with self._deadline(), self._lease(version) as lease:
+        pictures = sum(not isinstance(item, str) for item in inputs)
+        async with self._admitted(tenant, pictures, version) as lease:
             contents: list[Pixels | str] = []
             for i, item in enumerate(inputs):
                 content = item if isinstance(item, str) else await self._decode(item.data)
@@ -134,8 +134,8 @@ class Classifier:
                 contents.append(content)
             texts = [content for content in contents if isinstance(content, str)]
             read = await self._prompt_features(tenant, lease, texts)
-            pictures = [content for content in contents if not isinstance(content, str)]
-            seen = iter(await self._run(tenant, lease, pictures))
+            pixels = [content for content in contents if not isinstance(content, str)]
+            seen = iter(await self._run(tenant, lease, pixels))
             features = [read[c] if isinstance(c, str) else _whole(next(seen)) for c in contents]
             return features, sum(await self._lengths(texts))
 
@@ -145,10 +145,14 @@ class Classifier:
         return await loop.run_in_executor(self._decoders, self._clip.lengths, texts)
 
     @asynccontextmanager
-    async def _deadline(self) -> AsyncIterator[None]:
+    async def _admitted(
+        self, tenant: str, pictures: int, version: Version | None
+    ) -> AsyncIterator[Lease]:
+        """Within the deadline, counted as under way, and with the version's weights in a slot."""
         try:
-            async with asyncio.timeout(self._limits.seconds):
-                yield
+            with self._engine.admitted(tenant, pictures):
+                async with asyncio.timeout(self._limits.seconds), self._lease(version) as lease:
+                    yield lease
         except TimeoutError as error:
             raise Unavailable(f"no answer within {self._limits.seconds:g} s") from error
 

@@ -8,11 +8,11 @@ waits for any more leave the queue.
 import math
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,6 @@ class FairQueue:
 
     def __len__(self) -> int:
         return self._size
-
-    def ahead(self, tenant: str) -> float:
-        """Work, in pictures, that would be taken before a new row of this tenant: one row of each
-        other in turn."""
-        mine = len(self._rows.get(tenant, ()))
-        first = (islice(rows, mine + (name != tenant)) for name, rows in self._rows.items())
-        return sum(row.work for rows in first for row in rows)
 
     def put(self, rows: Sequence[Row]) -> None:
         """All of the rows or none. Raises TooMany when they do not fit."""
@@ -109,6 +102,7 @@ class Engine:
         self._backend, self._max_batch = backend, max_batch
         self._max_queue_seconds = max_queue_seconds
         self._picture_seconds = 0.0  # of late
+        self._under_way: Counter[str] = Counter()  # pictures admitted and not answered yet
         self._queue = FairQueue(max_queued_rows)
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._wake = threading.Condition()
@@ -129,13 +123,11 @@ class Engine:
         """Queues rows; each row's future gets its feature.
 
         Raises:
-            TooMany: the queue is full, or they would wait for longer than `max_queue_seconds`.
+            TooMany: the queue is full.
             Unavailable: the service is shutting down.
         """
         with self._wake:
             self._check_running()
-            for tenant in {row.tenant for row in rows}:
-                self._check_wait(tenant)
             self._queue.put(rows)
             metrics.QUEUED_ROWS.set(len(self._queue))
             self._wake.notify()
@@ -165,13 +157,31 @@ class Engine:
         """Done when the thread and the device have answered."""
         return self.call(self._backend.ping)
 
-    def check_wait(self, tenant: str) -> None:
-        """Refuses early, before pictures are decoded. Raises TooMany as `submit` does."""
-        with self._wake:
-            self._check_wait(tenant)
+    @contextmanager
+    def admitted(self, tenant: str, pictures: int) -> Iterator[None]:
+        """Counts a request's pictures as under way, from before they are decoded to their answer.
 
-    def _check_wait(self, tenant: str) -> None:
-        wait = self._queue.ahead(tenant) * self._picture_seconds
+        Raises TooMany as `check_wait` does.
+        """
+        with self._wake:
+            self.check_wait(tenant)
+            self._under_way[tenant] += pictures
+        try:
+            yield
+        finally:
+            with self._wake:
+                self._under_way[tenant] -= pictures
+                if not self._under_way[tenant]:
+                    del self._under_way[tenant]
+
+    def check_wait(self, tenant: str) -> None:
+        """Raises TooMany if a new picture of this tenant would wait for longer than
+        `max_queue_seconds`: what is its own goes first, and as much of each other tenant's.
+        """
+        with self._wake:
+            mine = self._under_way[tenant]
+            others = (n for name, n in self._under_way.items() if name != tenant)
+            wait = (mine + sum(min(n, mine + 1) for n in others)) * self._picture_seconds
         if wait > self._max_queue_seconds:
             raise TooMany(f"the wait is {wait:.1f} s already", math.ceil(wait))
 

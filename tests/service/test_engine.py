@@ -57,24 +57,21 @@ def rows(tenant: str, *names: str) -> list[Row]:
     return [Row(tenant, 0, Picture(name)) for name in names]
 
 
-def test_what_is_ahead_of_a_tenant_is_its_own_rows_and_as_many_turns_of_others() -> None:
-    queue = FairQueue(100)
-    queue.put(rows("flood", *map(str, range(50))))
-    queue.put(rows("small", "a", "b"))
-    assert (queue.ahead("new"), queue.ahead("small"), queue.ahead("flood")) == (2, 5, 52)
-
-
-def test_a_tenants_rows_are_refused_when_they_would_wait_for_too_long(
+def test_a_tenant_is_refused_when_its_pictures_would_wait_for_too_long(
     backend: FakeBackend,
 ) -> None:
-    """One tenant's flood is refused, another tenant's row is not."""
+    """One tenant's flood is refused, another tenant's picture is not: it waits for one of them."""
     engine = Engine(backend, max_batch=1, max_queued_rows=1000, max_queue_seconds=2.0)
     engine._picture_seconds = 0.1  # as measured on the batches before
-    engine.submit(rows("flood", *map(str, range(30))))
-    with pytest.raises(TooMany, match=r"3\.0 s") as refused:
-        engine.submit(rows("flood", "one more"))
-    assert refused.value.retry_after == 3
-    engine.submit(rows("other", "a"))
+    with engine.admitted("flood", 30):
+        with pytest.raises(TooMany, match=r"3\.0 s") as refused, engine.admitted("flood", 1):
+            pass
+        assert refused.value.retry_after == 3
+        with engine.admitted("other", 19):
+            with pytest.raises(TooMany, match=r"3\.9 s"):  # 19 of its own, 20 of the flood's
+                engine.check_wait("other")
+            engine.check_wait("third")
+    engine.check_wait("flood")
 
 
 def test_a_tenant_with_one_row_waits_for_one_row_of_a_flood() -> None:
