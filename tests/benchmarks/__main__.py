@@ -65,24 +65,35 @@ def main() -> None:
                 if not wanted or title.startswith(wanted):
                     for row in measure():
                         rows.append(row)
+                        save(rows)
                         print(f"{row.name}: {row.ratio or row.ours:.3g}", file=sys.stderr)
         finally:
             redis.stop()
-    write(rows)
+    show(rows)
 
 
-def write(rows: list[Row]) -> None:
-    """The table, and benchmark.json."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    machine = f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    plain = {"machine": machine, "device": device, "rows": [row.to_dict() for row in rows]}
+def save(rows: list[Row]) -> None:
+    """benchmark.json, after each row, so that a run cut short leaves what it measured."""
+    plain = {"machine": _machine(), "device": _device(), "rows": [row.to_dict() for row in rows]}
     Path("benchmark.json").write_text(json.dumps(plain, indent=1) + "\n")
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def _machine() -> str:
+    return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def show(rows: list[Row]) -> None:
+    """The table."""
     table = Table("row", "ratio", "target", "ours", "theirs", "unit", "n", "spread", "what")
     for r in rows:
         cells = (_number(r.ratio), _number(r.target), _number(r.ours), _number(r.theirs), r.unit)
         table.add_row(r.name, *cells, str(r.n), _number(r.spread), r.note)
     console = Console(width=None if sys.stdout.isatty() else 180)
-    console.print(machine, device)
+    console.print(_machine(), _device())
     console.print(table)
 
 
