@@ -59,6 +59,7 @@ def main() -> None:
             backend="auto",  # whatever the tests are told
             admin_key=SecretStr(ADMIN_KEY),
             request_seconds=600.0,
+            max_queue_seconds=600.0,
         )
         try:
             for title, measure in measurements(settings, folder).items():
