@@ -142,11 +142,13 @@ def start_api(settings: Settings, clip: FrozenCLIP) -> Iterator[Api]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     wait_for(lambda: server.started)
-    with ExitStack() as clients:
-        yield Api(f"http://127.0.0.1:{listener.getsockname()[1]}", services, clients)
-    server.should_exit = True
-    thread.join()
-    listener.close()
+    try:
+        with ExitStack() as clients:
+            yield Api(f"http://127.0.0.1:{listener.getsockname()[1]}", services, clients)
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
 
 
 @pytest.fixture(scope="session")
