@@ -233,6 +233,7 @@ def api(
     settings: Settings, clip: FrozenCLIP, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Api]:
     own = LIMITS | {
+        "redis_url": away_from_workers(settings),
         "max_tenant_images": 4,
         "max_tenant_bytes": 10**6,
         "max_archive_entries": 6,
