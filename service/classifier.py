@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import chain
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -88,6 +89,8 @@ class Classifier:
     ) -> None:
         self._clip, self._engine, self._tiers, self._limits = clip, engine, tiers, limits
         self._decoders = ThreadPoolExecutor(decode_threads, "decode")
+        self._decodes_of_a_tenant = max(1, decode_threads // 2)
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._text: OrderedDict[tuple[str, tuple[str, ...], str], Feature] = OrderedDict()
         self._text_limit = text_features
 
@@ -105,7 +108,8 @@ class Classifier:
         for template in question.templates:
             check_template(template)
         async with self._admitted(question.tenant, len(files), question.version) as lease:
-            pixels = await asyncio.gather(*(self._decode(file.data) for file in files))
+            tenant = question.tenant
+            pixels = await asyncio.gather(*(self._decode(tenant, file.data) for file in files))
             texts = await self._text_features(question, lease)
             good = [p for p in pixels if not isinstance(p, BadImage)]
             rows = iter(await self._run(question.tenant, lease, good, one_by_one=True))
@@ -128,7 +132,7 @@ class Classifier:
         async with self._admitted(tenant, pictures, version) as lease:
             contents: list[Pixels | str] = []
             for i, item in enumerate(inputs):
-                content = item if isinstance(item, str) else await self._decode(item.data)
+                content = item if isinstance(item, str) else await self._decode(tenant, item.data)
                 if isinstance(content, BadImage):
                     raise Invalid("an input is not a picture", Problem(f"input[{i}]", str(content)))
                 contents.append(content)
@@ -170,12 +174,15 @@ class Classifier:
         if len(files) > self._limits.images:
             raise TooLarge(f"{len(files)} pictures, more than the {self._limits.images} allowed")
 
-    async def _decode(self, data: bytes) -> Pixels | BadImage:
+    async def _decode(self, tenant: str, data: bytes) -> Pixels | BadImage:
+        """On at most half of the threads for one tenant, so that a flood does not take them all."""
         loop = asyncio.get_running_loop()
+        turn = self._turns.setdefault(tenant, asyncio.Semaphore(self._decodes_of_a_tenant))
         try:
-            pixels = await loop.run_in_executor(
-                self._decoders, decode, data, self._clip.spec, self._limits.image
-            )
+            async with turn:
+                pixels = await loop.run_in_executor(
+                    self._decoders, decode, data, self._clip.spec, self._limits.image
+                )
         except BadImage as error:
             metrics.IMAGES.labels("rejected").inc()
             return error

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     text_features: int = Field(100_000, description="class features kept in memory")
     lower_prompts: int = Field(10_000, description="prompts whose lower blocks' output is kept")
     max_batch: int | None = Field(
-        None, ge=1, description="pictures of one batch; unset: 32 on a GPU, 8 on a CPU"
+        None, ge=1, description="pictures of one batch; unset: 32 on a GPU, 4 on a CPU"
     )
     max_queued_rows: int = Field(1024, description="rows waiting for the device, all tenants")
     max_queue_seconds: float = Field(

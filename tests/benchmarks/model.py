@@ -141,7 +141,7 @@ def onnx_vs_torch(folder: Path) -> Iterator[Row]:
 
 
 def batch_sizes(folder: Path) -> Iterator[Row]:
-    """Why a CPU's batch is 8."""
+    """Why a CPU's batch is 4."""
     clip = clip_of("bundled")
     bank = full_bank(clip, 9)
     onnx = OnnxBackend(clip, bank, folder)

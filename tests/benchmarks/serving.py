@@ -1,17 +1,16 @@
 """Rows about the service: HTTP, tenants, tiers."""
 
 import asyncio
-import contextlib
 import io
+import multiprocessing
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import count
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -22,7 +21,6 @@ from adapters.clip import FrozenCLIP
 from adapters.pixels import decode
 from service.choose import open_backend
 from service.classifier import Classifier, Limits, Question, Upload
-from service.client import ClientError
 from service.engine import Engine
 from service.engine import Row as EngineRow
 from service.registry.adapters import Version
@@ -30,10 +28,13 @@ from service.services import image_limits
 from service.settings import Settings
 from service.tiers import Tiers
 from tests.benchmarks import naive
+from tests.benchmarks.clients import Caller
 from tests.benchmarks.compare import Row, rates
 from tests.benchmarks.model import clip_of, resident_bytes
 from tests.conftest import Api, random_weights, start_api
 from training.fit import default_settings
+
+T = TypeVar("T")
 
 CLIENTS, TENANTS = 16, 32
 CLASSES = ("crab", "cup", "dolphin", "ewer", "lotus", "starfish", "umbrella", "wild cat")
@@ -55,30 +56,14 @@ def classify_http_vs_engine(settings: Settings) -> Iterator[Row]:
         ("bundled", "_bundled", 256, None),
     ):
         clip = clip_of(name)
-        with running(settings, clip) as api:
-            tenant = api.new_tenant()
-            pictures = [photo(i) for i in range(CLIENTS)]
-            pixels = [decode(data, clip.spec) for data in pictures]
-            ask = partial(_ask, tenant, pictures)
-
-            def over_http(ask: Callable[[int], object] = ask, requests: int = requests) -> None:
-                with ThreadPoolExecutor(CLIENTS) as clients:
-                    list(clients.map(ask, range(requests)))
-
-            def engine_alone(
-                engine: Engine = api.services.engine,
-                pixels: Sequence[np.ndarray] = pixels,
-                requests: int = requests,
-            ) -> None:
-                rows = [EngineRow("t", 0, pixels[i % CLIENTS]) for i in range(requests)]
-                engine.submit(rows)
-                for row in rows:
-                    row.future.result()
-
+        with running(settings, clip) as api, elsewhere() as processes:
+            caller = _caller(api)
+            pixels = [decode(data, clip.spec) for data in caller.pictures]
+            over_http = partial(_wait, processes, caller.burst, CLIENTS, requests)
             yield rates(
                 f"classify_http_vs_engine{suffix}",
                 over_http,
-                engine_alone,
+                partial(_engine_alone, api.services.engine, pixels, requests),
                 requests,
                 n=3,
                 target=target,
@@ -86,8 +71,28 @@ def classify_http_vs_engine(settings: Settings) -> Iterator[Row]:
             )
 
 
-def _ask(tenant: object, pictures: Sequence[bytes], i: int) -> object:
-    return tenant.classify([("p.jpg", pictures[i % len(pictures)])], CLASSES)  # type: ignore[attr-defined]
+def _engine_alone(engine: Engine, pixels: Sequence[np.ndarray], requests: int) -> None:
+    rows = [EngineRow("t", 0, pixels[i % len(pixels)]) for i in range(requests)]
+    engine.submit(rows)
+    for row in rows:
+        row.future.result()
+
+
+def _caller(api: Api) -> Caller:
+    key = api.new_tenant()._http.headers["authorization"].removeprefix("Bearer ")
+    return Caller(api.url, key, [photo(i) for i in range(CLIENTS)], CLASSES)
+
+
+@contextmanager
+def elsewhere() -> Iterator[ProcessPoolExecutor]:
+    """Two processes for clients, started before anything is timed."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
+        list(processes.map(time.sleep, [1.0, 1.0]))
+        yield processes
+
+
+def _wait(processes: ProcessPoolExecutor, work: Callable[..., T], *given: object) -> T:
+    return processes.submit(work, *given).result()
 
 
 @contextmanager
@@ -185,19 +190,19 @@ def flood_vs_quiet(settings: Settings) -> Iterator[Row]:
     """A tenant of 4 clients beside one of 32 who never pause: the quiet one's 95th percentile."""
     clip = clip_of("bundled")
     with running(settings, clip) as api:
-        pictures = [photo(i) for i in range(CLIENTS)]
-        calm, flood = (partial(_ask, api.new_tenant(), pictures) for _ in range(2))
-        ratios, quiet, loud = [], [], []
-        for _ in range(3):
-            quiet.append(_p95(calm))
-            stop = threading.Event()
-            with ThreadPoolExecutor(32) as others:
-                for _ in range(32):
-                    others.submit(_until, stop, flood)
+        calm, flooding = _caller(api), _caller(api)
+        with elsewhere() as processes:
+            ask = partial(_wait, processes, calm.p95, 4, 160)
+            ask()
+            ratios, quiet, loud = [], [], []
+            for _ in range(3):
+                quiet.append(ask())
+                flood = processes.submit(flooding.flood, 32, 30.0)
                 time.sleep(2.0)
-                loud.append(_p95(calm))
-                stop.set()
-            ratios.append(quiet[-1] / loud[-1])
+                loud.append(ask())
+                assert not flood.done()
+                flood.result()
+                ratios.append(quiet[-1] / loud[-1])
         yield Row(
             "quiet_p95_vs_under_a_flood",
             statistics.median(ratios),
@@ -209,26 +214,6 @@ def flood_vs_quiet(settings: Settings) -> Iterator[Row]:
             0.5,
             f"bundled, 4 clients, beside another tenant's 32, backend {api.services.backend}",
         )
-
-
-def _until(stop: threading.Event, ask: Callable[[int], object]) -> None:
-    for i in count():
-        if stop.is_set():
-            return
-        with contextlib.suppress(ClientError):  # 429: the flood goes on
-            ask(i)
-
-
-def _p95(ask: Callable[[int], object]) -> float:
-    """Milliseconds, of 160 requests by 4 clients."""
-
-    def once(i: int) -> float:
-        start = time.perf_counter()
-        ask(i)
-        return 1000 * (time.perf_counter() - start)
-
-    with ThreadPoolExecutor(4) as clients:
-        return statistics.quantiles(clients.map(once, range(160)), n=20)[-1]
 
 
 def publish_to_first_answer(settings: Settings) -> Iterator[Row]:
