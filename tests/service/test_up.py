@@ -99,7 +99,7 @@ def test_a_setting_that_is_none_is_told_by_its_name(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service", "up", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "backend: Input should be 'auto' or 'torch'" in done.stderr.replace("\n", " ")
+    assert "backend: Input should be 'auto', 'torch' or 'onnx'" in done.stderr.replace("\n", " ")
 
 
 def test_a_port_in_use_is_told_at_once(up: Up, tmp_path: Path) -> None:
