@@ -48,6 +48,7 @@ def up(settings: Settings) -> None:
         _ensure_default_tenant(services.registry, settings.data_dir)
         host, port = listener.getsockname()[:2]
         url = f"http://{host}:{port}"
+        listener.listen()  # who reads the next line may call at once
         print(f"rmadapter is up: {url} (docs at {url}/docs), model {services.clip.name}")
         if admin_key_is_new and settings.admin_key:
             print(f"admin key, shown this once: {settings.admin_key.get_secret_value()}")
