@@ -1,6 +1,5 @@
 """What runs the model: rows of any tenants in, features out. The device's thread alone calls it."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from adapters.bank import AdapterWeights, Bank
 from adapters.clip import FrozenCLIP
 from adapters.pixels import Pixels
+from service.recent import Recent
 
 Features = NDArray[np.float32]  # [B, e], unit rows
 
@@ -39,8 +39,8 @@ class LowerText:
     """
 
     def __init__(self, clip: FrozenCLIP, first: int, limit: int) -> None:
-        self._clip, self._first, self._limit = clip, first, limit
-        self._known: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self._clip, self._first = clip, first
+        self._known: Recent[str, tuple[Tensor, Tensor]] = Recent(limit)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -51,10 +51,7 @@ class LowerText:
         found = {p: self._known[p] for p in prompts if p in self._known}
         found |= self._compute(missing)
         for prompt in prompts:
-            self._known[prompt] = found[prompt]
-            self._known.move_to_end(prompt)
-        while len(self._known) > self._limit:
-            self._known.popitem(last=False)
+            self._known.keep(prompt, found[prompt])
         tokens = [found[prompt][0] for prompt in prompts]
         ids = [found[prompt][1] for prompt in prompts]
         return pad_sequence(tokens, batch_first=True), pad_sequence(ids, batch_first=True)

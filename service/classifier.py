@@ -1,8 +1,7 @@
 """Bytes → pixels → features → scores, for one request."""
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from adapters.pixels import ImageLimits, Pixels, decode
 from service import metrics
 from service.engine import Engine, Feature, Row
 from service.errors import Invalid, Problem, TooLarge, Unavailable
+from service.recent import Recent
 from service.registry.adapters import Version
 from service.tiers import Lease, Tiers
 
@@ -91,8 +91,7 @@ class Classifier:
         self._decoders = ThreadPoolExecutor(decode_threads, "decode")
         self._decodes_of_a_tenant = max(1, decode_threads // 2)
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self._text: OrderedDict[tuple[str, tuple[str, ...], str], Feature] = OrderedDict()
-        self._text_limit = text_features
+        self._text: Recent[tuple[str, tuple[str, ...], str], Feature] = Recent(text_features)
 
     async def classify(
         self, question: Question, files: Sequence[Upload]
@@ -137,16 +136,25 @@ class Classifier:
                     raise Invalid("an input is not a picture", Problem(f"input[{i}]", str(content)))
                 contents.append(content)
             texts = [content for content in contents if isinstance(content, str)]
-            read = await self._prompt_features(tenant, lease, texts)
+            lengths = await self._lengths(texts)
+            read = await self._prompt_features(tenant, lease, lengths)
             pixels = [content for content in contents if not isinstance(content, str)]
             seen = iter(await self._run(tenant, lease, pixels))
             features = [read[c] if isinstance(c, str) else _whole(next(seen)) for c in contents]
-            return features, sum(await self._lengths(texts))
+            return features, sum(lengths[text] for text in texts)
 
-    async def _lengths(self, texts: Sequence[str]) -> list[int]:
-        """In tokens. Not on the event loop: a long text takes milliseconds."""
+    async def _lengths(self, texts: Sequence[str]) -> dict[str, int]:
+        """Each text's tokens. Not on the event loop: a long text takes milliseconds.
+
+        Raises:
+            BadClasses: one is too long.
+        """
+        if not texts:
+            return {}
+        distinct = list(dict.fromkeys(texts))
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._decoders, self._clip.lengths, texts)
+        lengths = await loop.run_in_executor(self._decoders, self._clip.lengths, distinct)
+        return dict(zip(distinct, lengths, strict=True))
 
     @asynccontextmanager
     async def _admitted(
@@ -194,14 +202,11 @@ class Classifier:
         weights = question.version.sha256 if question.version else ""
         keys = [(weights, question.templates, name) for name in question.classes]
         found = {key: self._text[key] for key in keys if key in self._text}
-        missing = [key[2] for key in keys if key not in found]
-        made = await self._ensembles(question, lease, missing)
-        found |= {(weights, question.templates, name): made[name] for name in missing}
+        if missing := [key[2] for key in keys if key not in found]:
+            made = await self._ensembles(question, lease, missing)
+            found |= {(weights, question.templates, name): made[name] for name in missing}
         for key in keys:
-            self._text[key] = found[key]
-            self._text.move_to_end(key)
-        while len(self._text) > self._text_limit:
-            self._text.popitem(last=False)
+            self._text.keep(key, found[key])
         return np.stack([found[key] for key in keys])
 
     async def _ensembles(
@@ -209,7 +214,8 @@ class Classifier:
     ) -> dict[str, Feature]:
         """Each name's feature, the mean over the templates."""
         by_template = [prompts(names, template) for template in question.templates]
-        made = await self._prompt_features(question.tenant, lease, list(chain(*by_template)))
+        lengths = await self._lengths(list(chain(*by_template)))
+        made = await self._prompt_features(question.tenant, lease, lengths)
         if len(by_template) == 1:
             return {name: made[prompt] for name, prompt in zip(names, by_template[0], strict=True)}
         stacks = [
@@ -219,16 +225,10 @@ class Classifier:
         return dict(zip(names, means, strict=True))
 
     async def _prompt_features(
-        self, tenant: str, lease: Lease, texts: Sequence[str]
+        self, tenant: str, lease: Lease, lengths: Mapping[str, int]
     ) -> dict[str, Feature]:
-        """Short ones first: a batch is as long as its longest.
-
-        Raises:
-            BadClasses: one is too long, before any work is done.
-        """
-        distinct = list(dict.fromkeys(texts))
-        lengths = await self._lengths(distinct)
-        order = [text for _, text in sorted(zip(lengths, distinct, strict=True))]
+        """Of texts with their lengths. Short ones first: a batch is as long as its longest."""
+        order = sorted(lengths, key=lengths.__getitem__)
         made: dict[str, Feature] = {}
         for start in range(0, len(order), _TEXT_ROWS):
             chunk = order[start : start + _TEXT_ROWS]

@@ -1,12 +1,12 @@
 """What Redis last said, for the time that it is away: losing it must not change a prediction."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from adapters.errors import RMAdapterError
 from service.errors import Unavailable
+from service.recent import Recent
 
 T = TypeVar("T")
 
@@ -15,7 +15,7 @@ class Recall(Generic[T]):
     """Asks Redis each time; falls back to memory only when it does not answer. Thread-safe."""
 
     def __init__(self, limit: int = 100_000) -> None:
-        self._limit, self._known = limit, OrderedDict[Hashable, T]()
+        self._known: Recent[Hashable, T] = Recent(limit)
         self._lock = threading.Lock()
 
     def __call__(self, name: Hashable, ask: Callable[[], T]) -> T:
@@ -32,8 +32,5 @@ class Recall(Generic[T]):
                 self._known.pop(name, None)
             raise
         with self._lock:
-            self._known[name] = answer
-            self._known.move_to_end(name)
-            if len(self._known) > self._limit:
-                self._known.popitem(last=False)
+            self._known.keep(name, answer)
         return answer

@@ -20,6 +20,7 @@ from adapters.errors import BadArtifact, DoesNotFit
 from service import metrics
 from service.engine import Engine
 from service.errors import NotFound
+from service.recent import Recent
 from service.registry.adapters import Version
 
 Tier = Literal["device", "host", "blob"]
@@ -60,8 +61,7 @@ class Tiers:
         self._pinned: dict[str, str] = dict.fromkeys(pinned, "")  # tenant/adapter → last sha256
         self._resident: OrderedDict[str, int] = OrderedDict()  # sha256 → slot, oldest use first
         self._leases: Counter[str] = Counter()
-        self._host: OrderedDict[str, AdapterWeights] = OrderedDict()
-        self._host_adapters = host_adapters
+        self._host: Recent[str, AdapterWeights] = Recent(host_adapters)
         self._loading: dict[str, asyncio.Task[Tier]] = {}
         self._released = asyncio.Condition()
         self._used: OrderedDict[str, float] = OrderedDict()  # sha256 → when, oldest first
@@ -111,9 +111,10 @@ class Tiers:
         sha = version.sha256
         tier: Tier = "host" if sha in self._host else "blob"
         if tier == "blob":
-            self._keep_on_host(sha, await asyncio.to_thread(self._read, version))
-        weights = self._host[sha]
-        self._host.move_to_end(sha)
+            weights = await asyncio.to_thread(self._read, version)
+        else:
+            weights = self._host[sha]
+        self._host.keep(sha, weights)
         slot = await self._take_slot()
         try:
             await asyncio.wrap_future(self._engine.write(slot, weights))
@@ -134,11 +135,6 @@ class Tiers:
         artifact: Artifact = decode(data)
         check_clip(artifact.manifest, self._clip)
         return artifact.weights
-
-    def _keep_on_host(self, sha: str, weights: AdapterWeights) -> None:
-        self._host[sha] = weights
-        while len(self._host) > self._host_adapters:
-            self._host.popitem(last=False)
 
     async def _take_slot(self) -> int:
         """A free slot, or that of the least recently used adapter that none leases or pins."""
