@@ -146,6 +146,7 @@ class _Clock:
 def _service(folder: Path) -> Iterator[Client]:
     """`rmadapter up` in a process of its own, on a free port, in an empty folder."""
     command = [sys.executable, "-m", "service", "up", "--port", "0", "--data-dir", str(folder)]
+    command += ["--backend", "torch"]  # an export to ONNX pays off on a server, not in a minute
     log = folder / "up.log"
     with log.open("w") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream)  # noqa: S603
