@@ -75,7 +75,7 @@ def open_services(settings: Settings, clip: FrozenCLIP | None = None) -> Service
     clip = clip or clip_of(settings)
     registry = registry_of(settings)
     bank = _bank(settings, clip)
-    batch = settings.max_batch or (_GPU_BATCH if clip.device.type == "cuda" else _CPU_BATCH)
+    batch = batch_size(settings, clip)
     backend = open_backend(settings, clip, bank, batch)
     engine = Engine(backend, batch, settings.max_queued_rows, settings.max_queue_seconds)
     pinned = settings.pinned_adapters()
@@ -90,6 +90,11 @@ def open_services(settings: Settings, clip: FrozenCLIP | None = None) -> Service
         clip, engine, tiers, limits, settings.decode_threads, settings.text_features
     )
     return Services(settings, registry, clip, engine, backend.name, classifier, Recall(), Recall())
+
+
+def batch_size(settings: Settings, clip: FrozenCLIP) -> int:
+    """Pictures of one batch."""
+    return settings.max_batch or (_GPU_BATCH if clip.device.type == "cuda" else _CPU_BATCH)
 
 
 def _bank(settings: Settings, clip: FrozenCLIP) -> Bank:

@@ -97,6 +97,15 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of one test, which may end or empty it."""
+    running = RedisServer(tmp_path / "redis")
+    running.start()
+    yield running
+    running.stop()
+
+
 @pytest.fixture(scope="session")
 def settings(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return Settings(
@@ -149,6 +158,15 @@ def start_api(settings: Settings, clip: FrozenCLIP) -> Iterator[Api]:
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+@pytest.fixture
+def api_alone(
+    server: RedisServer, settings: Settings, clip: FrozenCLIP, tmp_path: Path
+) -> Iterator["Api"]:
+    """An API server on that Redis and blobs of its own."""
+    own = {"redis_url": server.url, "blob_url": (tmp_path / "blobs").as_uri()}
+    yield from start_api(settings.model_copy(update=own), clip)
 
 
 @pytest.fixture(scope="session")

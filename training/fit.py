@@ -247,7 +247,7 @@ def _optimise(
     optimiser = torch.optim.AdamW(
         adapters.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: _cosine(done, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: rate_at(done, steps))
     generator = torch.Generator().manual_seed(settings.seed)
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(rows), generator=generator).to(rows.device)
@@ -261,7 +261,8 @@ def _optimise(
             on_progress(Progress(epoch, epochs, step, steps, loss.item()))
 
 
-def _cosine(done: int, steps: int) -> float:
+def rate_at(done: int, steps: int) -> float:
+    """The share of the learning rate after so many steps: a short warm-up, then a cosine."""
     warmup = max(1, steps // 20)
     if done < warmup:
         return (done + 1) / warmup

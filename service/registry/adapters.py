@@ -65,10 +65,10 @@ class Adapters:
         A number's file never changes: when a worker that died had stored it already, that file
         stands, and its version is returned.
         """
-        version = _version(manifest, data)
+        version = version_of(manifest, data)
         if not self._blobs.create(version.path, data):
             data = self._blobs.get(version.path)
-            version = _version(decode(data).manifest, data)
+            version = version_of(decode(data).manifest, data)
         self._record(version)
         return version
 
@@ -157,7 +157,7 @@ class Adapters:
         folder, last = _folder(tenant, adapter), 0
         for path in self._blobs.paths(f"{folder}/versions"):
             data = self._blobs.get(path)
-            version = _version(decode(data).manifest, data)
+            version = version_of(decode(data).manifest, data)
             self._record(version)
             last = max(last, version.number)
         self._store.hset(self._name(tenant, adapter), "next", str(last))
@@ -182,7 +182,8 @@ class Adapters:
         return tenant_key(tenant, "adapter", adapter, *parts)
 
 
-def _version(manifest: Manifest, data: bytes) -> Version:
+def version_of(manifest: Manifest, data: bytes) -> Version:
+    """The record of an artifact, from what its file says of itself and its bytes."""
     return Version(
         manifest.tenant,
         manifest.adapter,

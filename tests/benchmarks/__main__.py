@@ -6,24 +6,20 @@ python -m tests.benchmarks [ROW …]     # some rows only: names, or their begin
 import json
 import platform
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
 from adapters.memory import keep_freed_memory
-from service.redis_server import RedisServer
 from service.settings import Settings
-from tests.benchmarks import model, serving
+from tests.benchmarks import model, place, serving
 from tests.benchmarks.compare import Row
-from tests.conftest import ADMIN_KEY
 
 
-def measurements(settings: Settings, folder: Path) -> dict[str, Callable[[], Iterator[Row]]]:
+def measurements(settings: Settings) -> dict[str, Callable[[], Iterator[Row]]]:
     """Row names, each with what yields it."""
     return {
         "mixed_tenants_vs_frozen": model.mixed_tenants_vs_frozen,
@@ -31,14 +27,14 @@ def measurements(settings: Settings, folder: Path) -> dict[str, Callable[[], Ite
         "classify_vs_naive_swap": lambda: serving.classify_vs_naive_swap(settings),
         "text_features_vs_open_clip": model.text_features_vs_open_clip,
         "fit_vs_naive_loop": model.fit_vs_naive_loop,
-        "onnx_vs_torch": lambda: model.onnx_vs_torch(folder),
+        "onnx_vs_torch": lambda: model.onnx_vs_torch(settings.cache_dir),
         "ten_thousand_adapters_vs_one": lambda: serving.ten_thousand_adapters_vs_one(settings),
         "publish_to_first_answer": lambda: serving.publish_to_first_answer(settings),
         "memory_of_1000_adapters": model.memory_of_a_thousand,
         "images_vs_matrix_products": model.share_of_matrix_rate,
         "quiet_p95_vs_under_a_flood": lambda: serving.flood_vs_quiet(settings),
         "gathered_vs_grouped": model.gathered_vs_grouped,
-        "batch_sizes": lambda: model.batch_sizes(folder),
+        "batch_sizes": lambda: model.batch_sizes(settings.cache_dir),
     }
 
 
@@ -46,30 +42,13 @@ def main() -> None:
     keep_freed_memory()
     wanted = tuple(sys.argv[1:])
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        redis = RedisServer(folder / "redis")
-        redis.start()
-        settings = Settings(
-            port=0,
-            redis_url=redis.url,
-            blob_url=(folder / "blobs").as_uri(),
-            data_dir=folder,
-            cache_dir=folder,
-            backend="auto",  # whatever the tests are told
-            admin_key=SecretStr(ADMIN_KEY),
-            request_seconds=600.0,
-            max_queue_seconds=600.0,
-        )
-        try:
-            for title, measure in measurements(settings, folder).items():
-                if not wanted or title.startswith(wanted):
-                    for row in measure():
-                        rows.append(row)
-                        save(rows)
-                        print(f"{row.name}: {row.ratio or row.ours:.3g}", file=sys.stderr)
-        finally:
-            redis.stop()
+    with place.settings() as settings:
+        for title, measure in measurements(settings).items():
+            if not wanted or title.startswith(wanted):
+                for row in measure():
+                    rows.append(row)
+                    save(rows)
+                    print(f"{row.name}: {row.ratio or row.ours:.3g}", file=sys.stderr)
     show(rows)
 
 

@@ -29,10 +29,14 @@ def clip_of(name: str) -> FrozenCLIP:
     return load_clip(name)
 
 
+def empty_bank(clip: FrozenCLIP, slots: int) -> Bank:
+    place = default_settings(clip).adapter
+    return Bank(clip.image, clip.text, slots, 32, place.image_first, place.text_first, clip.device)
+
+
 def full_bank(clip: FrozenCLIP, slots: int) -> Bank:
     """A bank with an adapter in each slot but the frozen CLIP's."""
-    place = default_settings(clip).adapter
-    bank = Bank(clip.image, clip.text, slots, 32, place.image_first, place.text_first, clip.device)
+    bank = empty_bank(clip, slots)
     for slot in range(1, slots):
         bank.write(slot, random_weights(clip, slot))
     return bank

@@ -14,7 +14,7 @@ from adapters.pixels import decode
 from adapters.rmadapter import CLIPAdapters, Reconstruction, total_loss
 from service.backends import TorchBackend
 from training.data import Sample
-from training.fit import FitSettings, _cosine, steps_of
+from training.fit import FitSettings, rate_at, steps_of
 
 
 def fit(clip: FrozenCLIP, samples: Sequence[Sample], settings: FitSettings) -> CLIPAdapters:
@@ -31,7 +31,7 @@ def fit(clip: FrozenCLIP, samples: Sequence[Sample], settings: FitSettings) -> C
         adapters.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
     )
     epochs, steps = steps_of(len(samples), settings)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: _cosine(done, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: rate_at(done, steps))
     generator = torch.Generator().manual_seed(settings.seed)
     for _ in range(epochs):
         for rows in torch.randperm(len(samples), generator=generator).split(settings.batch_size):
@@ -76,9 +76,8 @@ def grouped(bank: TowerBank, slots: Sequence[int]) -> Delta:
 class SwappingServer:
     """One model, one place for an adapter: each request reads its file, loads it, runs alone."""
 
-    def __init__(self, clip: FrozenCLIP, first: tuple[int, int]) -> None:
+    def __init__(self, clip: FrozenCLIP, bank: Bank) -> None:
         self._clip = clip
-        bank = Bank(clip.image, clip.text, 2, 32, *first)
         self._backend = TorchBackend(clip, bank, prompts=1)
 
     def classify(self, artifact: bytes, picture: bytes, classes: Sequence[str]) -> list[float]:

@@ -5,13 +5,10 @@ part by itself. What is left of the whole is HTTP, JSON, the records in Redis an
 """
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from pydantic import SecretStr
 
 from adapters.bank import FROZEN
 from adapters.classify import prompts
@@ -19,41 +16,25 @@ from adapters.memory import keep_freed_memory
 from adapters.pixels import decode
 from service.backends import TorchBackend
 from service.engine import Row
-from service.redis_server import RedisServer
-from service.settings import Settings
+from tests.benchmarks import place
 from tests.benchmarks.model import clip_of, full_bank
 from tests.benchmarks.serving import CLASSES, photo, running
-from tests.conftest import ADMIN_KEY, Api
+from tests.conftest import Api
+from training.fit import default_settings
 
 N = 30
 
 
 def main() -> None:
     keep_freed_memory()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        redis = RedisServer(folder / "redis")
-        redis.start()
-        settings = Settings(
-            port=0,
-            redis_url=redis.url,
-            blob_url=(folder / "blobs").as_uri(),
-            data_dir=folder,
-            cache_dir=folder,
-            backend="auto",  # whatever the tests are told
-            admin_key=SecretStr(ADMIN_KEY),
-        )
-        try:
-            with running(settings, clip_of("bundled")) as api:
-                report(api)
-        finally:
-            redis.stop()
+    with place.settings() as settings, running(settings, clip_of("bundled")) as api:
+        report(api)
 
 
 def report(api: Api) -> None:
     tenant, picture = api.new_tenant(), photo(0)
     clip, engine, backend = api.services.clip, api.services.engine, api.services.backend
-    first = 3
+    first = default_settings(clip).adapter.image_first
     pixels = decode(picture, clip.spec)
     rows = torch.from_numpy(pixels).unsqueeze(0)
     plain, texts = TorchBackend(clip, full_bank(clip, 2), prompts=0), prompts(CLASSES)

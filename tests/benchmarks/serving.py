@@ -15,22 +15,21 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from adapters.artifact import Artifact, Manifest, encode, sha256
-from adapters.bank import Bank
+from adapters.artifact import Artifact, Manifest, encode
 from adapters.clip import FrozenCLIP
 from adapters.pixels import decode
 from service.choose import open_backend
 from service.classifier import Classifier, Limits, Question, Upload
 from service.engine import Engine
 from service.engine import Row as EngineRow
-from service.registry.adapters import Version
-from service.services import image_limits
+from service.registry.adapters import Version, version_of
+from service.services import batch_size, image_limits
 from service.settings import Settings
 from service.tiers import Tiers
 from tests.benchmarks import naive
 from tests.benchmarks.clients import Caller
 from tests.benchmarks.compare import Row, rates
-from tests.benchmarks.model import clip_of, resident_bytes
+from tests.benchmarks.model import clip_of, empty_bank, resident_bytes
 from tests.conftest import Api, random_weights, start_api
 from training.fit import default_settings
 
@@ -102,10 +101,9 @@ def running(settings: Settings, clip: FrozenCLIP) -> Iterator[Api]:
 
 def classify_vs_naive_swap(settings: Settings) -> Iterator[Row]:
     clip = clip_of("bundled")
-    place = default_settings(clip).adapter
     shelf = Shelf(clip, TENANTS)
     pictures = [photo(i) for i in range(TENANTS)]
-    server = naive.SwappingServer(clip, (place.image_first, place.text_first))
+    server = naive.SwappingServer(clip, empty_bank(clip, 2))
 
     def theirs() -> None:
         for i in range(TENANTS):
@@ -255,11 +253,7 @@ class Shelf:
 
     def version(self, i: int) -> Version:
         if i not in self._versions:
-            data, m = self._file(i), self.manifest(i)
-            self._versions[i] = Version(
-                m.tenant, m.adapter, 1, sha256(data), len(data), m.clip, m.fingerprint,
-                m.classes, m.template, m.logit_scale, "now", {},
-            )  # fmt: skip
+            self._versions[i] = version_of(self.manifest(i), self._file(i))
         return self._versions[i]
 
     def fetch(self, path: str) -> bytes:
@@ -276,11 +270,12 @@ class Shelf:
 @contextmanager
 def serving(settings: Settings, clip: FrozenCLIP, shelf: Shelf, slots: int) -> Iterator[Classifier]:
     """A classifier over the shelf, behind it the backend that the service would take."""
-    place = default_settings(clip).adapter
-    bank = Bank(clip.image, clip.text, slots, 32, place.image_first, place.text_first)
-    engine = Engine(open_backend(settings, clip, bank, 8), 8, 4096)
+    bank, batch = empty_bank(clip, slots), batch_size(settings, clip)
+    engine = Engine(open_backend(settings, clip, bank, batch), batch, 4096)
     tiers = Tiers(engine, clip, slots, 256, shelf.fetch)
     limits = Limits(image_limits(settings), 256, 1000, 600.0)
     engine.start()
-    yield Classifier(clip, engine, tiers, limits, 2, 100_000)
-    engine.stop()
+    try:
+        yield Classifier(clip, engine, tiers, limits, 2, 100_000)
+    finally:
+        engine.stop()

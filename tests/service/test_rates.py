@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,14 +16,6 @@ from service.registry.store import connect
 from service.settings import Settings
 from tests.conftest import Api, start_api
 from training.data import Sample
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    running = RedisServer(tmp_path / "redis")
-    running.start()
-    yield running
-    running.stop()
 
 
 def rates(server: RedisServer, **kinds: Rate) -> Rates:

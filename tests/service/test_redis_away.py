@@ -1,8 +1,5 @@
 """Losing Redis must not change a prediction."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import httpx
 import pytest
 
@@ -11,23 +8,13 @@ from adapters.clip import FrozenCLIP
 from service.client import Client, ClientError
 from service.redis_server import RedisServer
 from service.restore import restore
-from service.settings import Settings
-from tests.conftest import Api, random_weights, start_api
+from tests.conftest import Api, random_weights
 from training.data import Sample
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    running = RedisServer(tmp_path / "redis")
-    running.start()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def api(server: RedisServer, settings: Settings, clip: FrozenCLIP, tmp_path: Path) -> Iterator[Api]:
-    own = {"redis_url": server.url, "blob_url": (tmp_path / "blobs").as_uri()}
-    yield from start_api(settings.model_copy(update=own), clip)
+def api(api_alone: Api) -> Api:
+    return api_alone
 
 
 @pytest.fixture

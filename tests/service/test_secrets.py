@@ -5,32 +5,20 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
-from adapters.clip import FrozenCLIP
 from service.redis_server import RedisServer
 from service.settings import Settings
-from tests.conftest import ADMIN_KEY, Api, start_api
+from tests.conftest import ADMIN_KEY, Api
 from training.data import Sample
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    running = RedisServer(tmp_path / "redis")
-    running.start()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def api(server: RedisServer, settings: Settings, clip: FrozenCLIP, tmp_path: Path) -> Iterator[Api]:
-    own = {"redis_url": server.url, "blob_url": (tmp_path / "blobs").as_uri()}
-    yield from start_api(settings.model_copy(update=own), clip)
+def api(api_alone: Api) -> Api:
+    return api_alone
 
 
 def metrics(api: Api) -> str:

@@ -11,7 +11,7 @@ from adapters.clip import FrozenCLIP
 from adapters.errors import BadArtifact, DoesNotFit
 from service.backends import TorchBackend
 from service.engine import Engine
-from service.registry.adapters import Version
+from service.registry.adapters import Version, version_of
 from service.tiers import Tiers
 from tests.conftest import random_weights
 
@@ -21,21 +21,7 @@ def made(clip: FrozenCLIP, number: int) -> tuple[Version, bytes]:
         clip.name, clip.fingerprint, "t", "a", number, ("x", "y"), "{}", 10.0, 3, 2, "now"
     )
     data = encode(Artifact(manifest, random_weights(clip, number)))
-    version = Version(
-        "t",
-        "a",
-        number,
-        sha256(data),
-        len(data),
-        clip.name,
-        clip.fingerprint,
-        ("x", "y"),
-        "{}",
-        10.0,
-        "now",
-        {},
-    )
-    return version, data
+    return version_of(manifest, data), data
 
 
 class Store:

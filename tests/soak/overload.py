@@ -24,7 +24,7 @@ _OVERLOAD, _OVERLOAD_SECONDS = 10, 30.0
 _SETTLE_SECONDS, _RECOVERED_SECONDS = 5.0, 10.0
 _MAX_RATIO = 2.0  # of the waiting time under overload to that at capacity
 _RSS_SECONDS = 1.0
-_MAX_BATCH = 32  # the service's own setting
+_PICTURES = 32  # of one request while warming up: every batch that these fall into
 _PAGE = 4096
 
 
@@ -52,7 +52,7 @@ class Overload:
 
     def warm(self) -> None:
         """Every size of batch once: buffers of each are kept, and are no leak."""
-        for size in range(_MAX_BATCH, 0, -1):
+        for size in range(_PICTURES, 0, -1):
             photos = self._samples[:size]
             self._client.classify([(s.name, s.data) for s in photos], ["crab", "lotus", "cup"])
 
