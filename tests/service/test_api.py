@@ -1,10 +1,12 @@
 """The HTTP contract, over real HTTP: what each call answers, and what bad input is told."""
 
+import asyncio
 import base64
 import contextlib
 import http.client
 import io
 import json
+import socket
 import threading
 import time
 import zipfile
@@ -17,6 +19,8 @@ from torch.nn import functional
 
 from adapters.clip import FrozenCLIP
 from service.client import Client, ClientError
+from service.settings import Settings
+from service.up import listen
 from tests.conftest import ADMIN_KEY, Api, run_job, upload, wait_for
 from training.data import Sample, image_set
 from training.fit import class_features, image_features
@@ -620,6 +624,28 @@ def test_readiness_fails_when_the_device_is_stuck(api: Api) -> None:
     deadline = time.monotonic() + 10
     while httpx.get(f"{api.url}/readyz", timeout=10).status_code != 200:
         assert time.monotonic() < deadline
+
+
+def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(
+    settings: Settings,
+) -> None:
+    """Each connection has TCP_NODELAY, which asyncio sets for sockets of this protocol alone."""
+
+    async def serve() -> None:
+        def look(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted = writer.get_extra_info("socket")
+            nodelay.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with listen(settings) as listener:
+            async with await asyncio.start_server(look, sock=listener):
+                reader, writer = await asyncio.open_connection(*listener.getsockname())
+                await reader.read()
+                writer.close()
+
+    nodelay: list[int] = []
+    asyncio.run(serve())
+    assert nodelay == [1]
 
 
 def test_unknown_paths_and_methods_are_problems_too(tenant: Client) -> None:
