@@ -79,10 +79,12 @@ def decode(data: bytes) -> Artifact:
         BadArtifact: cut short, changed, or of an unknown format; says which.
     """
     header = _header(data)
-    if header.get("format_version") != FORMAT_VERSION:
+    version = header.get("format_version")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        newer = type(version) is int and version > FORMAT_VERSION
         raise BadArtifact(
-            f"the file has format version {header.get('format_version')};"
-            f" this release reads {FORMAT_VERSION}"
+            f"the file has format version {version}; this release reads {FORMAT_VERSION}"
+            + (": a newer release wrote it, and is needed to read it" if newer else "")
         )
     try:
         tensors = load(data)

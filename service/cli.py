@@ -84,11 +84,13 @@ def worker(
     keep_freed_memory()
     with errors():
         settings, stop = Settings(), threading.Event()
+        registry = registry_of(settings)
+        registry.refuse_newer()
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: stop.set())
         if parent is not None:
             threading.Thread(target=_stop_with, args=(parent, stop), daemon=True).start()
-        registry, clip = registry_of(settings), clip_of(settings)
+        clip = clip_of(settings)
         desk = RegistryDesk(registry, clip, image_limits(settings), settings.min_images)
         training_worker.run(broker_of(settings), clip, desk, stop)
 

@@ -69,6 +69,10 @@ class Unavailable(RMAdapterError):
         self.retry_after = retry_after
 
 
+class NewerFormat(Unavailable):
+    """A newer release wrote what is stored. Waiting callers go on when that release serves them."""
+
+
 class ClientGone(RMAdapterError):
     """The client disconnected before its answer."""
 

@@ -2,6 +2,7 @@
 
 from service.registry import Registry
 from service.registry.datasets import Usage
+from service.registry.formats import check_blobs
 from service.registry.tenants import read_manifest
 
 
@@ -9,7 +10,11 @@ def restore(registry: Registry) -> int:
     """Reads every manifest and artifact header. Returns the number of tenants.
 
     What a crash left of something that was being deleted has no manifest, and stays deleted.
+
+    Raises:
+        NewerFormat: a newer release wrote the blobs; nothing was done.
     """
+    check_blobs(registry.blobs)
     tenants: set[str] = set()
     datasets: set[tuple[str, str]] = set()
     adapters: set[tuple[str, str]] = set()

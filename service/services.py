@@ -17,6 +17,7 @@ from service.engine import Engine
 from service.recall import Recall
 from service.registry import Registry, open_registry
 from service.registry.adapters import Version
+from service.registry.store import refuse_newer
 from service.registry.tenants import Grant
 from service.settings import Settings
 from service.tiers import Tiers
@@ -47,7 +48,9 @@ class Services:
 def broker_of(settings: Settings) -> RedisBroker:
     """The job queue, for a worker."""
     url = settings.redis_url or _REDIS_URL
-    return make_broker(redis.Redis.from_url(url, socket_timeout=_QUEUE_SECONDS))
+    return make_broker(
+        redis.Redis.from_url(url, socket_timeout=_QUEUE_SECONDS, redis_connect_func=refuse_newer)
+    )
 
 
 def registry_of(settings: Settings) -> Registry:
@@ -71,9 +74,14 @@ def image_limits(settings: Settings) -> ImageLimits:
 
 
 def open_services(settings: Settings, clip: FrozenCLIP | None = None) -> Services:
-    """Loads the CLIP, if none is given; the engine is not started yet."""
-    clip = clip or clip_of(settings)
+    """Loads the CLIP, if none is given; the engine is not started yet.
+
+    Raises:
+        NewerFormat: a newer release wrote what is stored.
+    """
     registry = registry_of(settings)
+    registry.refuse_newer()
+    clip = clip or clip_of(settings)
     bank = _bank(settings, clip)
     batch = batch_size(settings, clip)
     backend = open_backend(settings, clip, bank, batch)

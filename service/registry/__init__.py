@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from service.blobs import Blobs
+from service.errors import NewerFormat, Unavailable
 from service.registry.adapters import Adapters
 from service.registry.datasets import Datasets, Usage
+from service.registry.formats import check_blobs
 from service.registry.jobs import Jobs
 from service.registry.rates import Rate, Rates
 from service.registry.store import Store, connect
@@ -26,6 +28,17 @@ class Registry:
     jobs: Jobs
     adapters: Adapters
     rates: Rates
+
+    def refuse_newer(self) -> None:
+        """Raises NewerFormat. A store that is away is not waited for: each new connection to Redis
+        looks again."""
+        for look in (self.store.ping, lambda: check_blobs(self.blobs)):
+            try:
+                look()
+            except NewerFormat:
+                raise
+            except Unavailable:
+                continue
 
 
 def open_registry(redis_url: str, blob_url: str, settings: Settings) -> Registry:

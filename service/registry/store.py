@@ -13,8 +13,10 @@ from typing import Any, Generic, TypeVar
 
 import redis
 from redis.client import Pipeline
+from redis.connection import AbstractConnection
 
-from service.errors import Invalid, Problem, Unavailable
+from service.errors import Invalid, NewerFormat, Problem, Unavailable
+from service.registry.formats import check_format
 
 T = TypeVar("T")
 
@@ -57,13 +59,36 @@ def _translated() -> Iterator[None]:
 def connect(url: str, timeout: float = _TIMEOUT) -> Store:
     """Text in, text out. Connects at the first command; `timeout` in seconds."""
     store: Store = Store.from_url(
-        url, decode_responses=True, socket_timeout=timeout, socket_connect_timeout=timeout
+        url,
+        decode_responses=True,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        redis_connect_func=refuse_newer,
     )
     return store
 
 
+def refuse_newer(connection: AbstractConnection) -> None:
+    """For every new connection: no command reaches records of a newer format.
+
+    Raises:
+        NewerFormat: they are.
+    """
+    connection.on_connect()
+    connection.send_command("GET", FORMAT_KEY)
+    found = connection.read_response()
+    try:
+        check_format(found.decode() if isinstance(found, bytes) else found, "Redis")
+    except NewerFormat:
+        connection.disconnect()
+        raise
+
+
 def key(*parts: str) -> str:
     return ":".join((PREFIX, *parts))
+
+
+FORMAT_KEY = key("format")
 
 
 def tenant_key(tenant: str, *parts: str) -> str:

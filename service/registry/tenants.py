@@ -12,7 +12,17 @@ from typing import Any, Literal
 
 from service.blobs import Blobs
 from service.errors import Conflict, NotFound, OverQuota, Unauthorized
-from service.registry.store import Page, Store, key, members, new_id, now, tenant_key
+from service.registry.formats import FORMAT, mark_blobs
+from service.registry.store import (
+    FORMAT_KEY,
+    Page,
+    Store,
+    key,
+    members,
+    new_id,
+    now,
+    tenant_key,
+)
 
 Scope = Literal["classify", "manage"]  # the second holds all that the first does
 
@@ -64,6 +74,7 @@ class Tenants:
         """A new tenant and its first key, which may do everything of the tenant."""
         made, api_key = _new_key("manage")
         tenant = Tenant(new_id("tenant"), name, now(), (made,))
+        mark_blobs(self._blobs)
         self.save(tenant)
         return tenant, api_key
 
@@ -72,6 +83,7 @@ class Tenants:
         record = json.dumps(asdict(tenant))
         self._blobs.put(_manifest(tenant.id), record.encode())
         with self._store.pipeline() as pipe:
+            pipe.setnx(FORMAT_KEY, FORMAT)
             pipe.hset(_NAMES, tenant.id, record)
             for one in ended:
                 pipe.delete(_key_name(one.hash))
