@@ -25,7 +25,7 @@ _NESTED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 _ZIP_ENTRY_BYTES = 300  # of a zip file's directory, with a long name
 _TAR_ENTRY_BYTES = 4096  # of a tar file beside the data: headers and padding
 _MAX_NAME = 255  # characters, as on most disks
-_BROKEN = (
+BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
@@ -58,7 +58,7 @@ class ArchiveLimits:
     file_bytes: int
 
 
-class _Careful(io.RawIOBase):
+class Careful(io.RawIOBase):
     """A file that is read in pieces of at most `longest` bytes; with `most`, of no more than that
     in all, and from its start to its end."""
 
@@ -101,14 +101,14 @@ def read_archive(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Re
         if head.startswith(b"PK"):
             yield from _read_zip(file, limits)
         else:
-            yield from _read_tar(_unpacked(file, head), limits)
-    except _BROKEN as error:
+            yield from _read_tar(unpacked(file, head), limits)
+    except BROKEN as error:
         raise Invalid(
             "the archive cannot be read", Problem("archive", "not a zip or tar file, or broken")
         ) from error
 
 
-def _unpacked(file: IO[bytes], head: bytes) -> IO[bytes]:
+def unpacked(file: IO[bytes], head: bytes) -> IO[bytes]:
     """The tar file in a compressed one; each of these unpacks no more than it is asked for."""
     if head.startswith(b"\x1f\x8b"):
         return gzip.open(file)  # type: ignore[return-value]
@@ -121,7 +121,7 @@ def _unpacked(file: IO[bytes], head: bytes) -> IO[bytes]:
 
 def _read_zip(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
     longest = max(limits.file_bytes + 1, limits.entries * _ZIP_ENTRY_BYTES)
-    with zipfile.ZipFile(_Careful(file, longest)) as archive:
+    with zipfile.ZipFile(Careful(file, longest)) as archive:
         _check_count(len(archive.infolist()), limits)
         total = 0
         for entry in archive.infolist():
@@ -134,7 +134,7 @@ def _read_zip(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Rejec
             try:
                 with archive.open(entry) as stream:
                     data = _read(stream, limits)
-            except _BROKEN as error:
+            except BROKEN as error:
                 yield Rejected(_shown(entry.filename), f"cannot be unpacked: {error}")
                 continue
             total = _check_total(total + (len(data) if data else limits.file_bytes), limits)
@@ -156,7 +156,7 @@ def _refused_in_zip(entry: zipfile.ZipInfo) -> str | None:
 
 def _read_tar(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
     most = limits.bytes + limits.entries * _TAR_ENTRY_BYTES
-    careful = _Careful(file, max(limits.file_bytes + 1, tarfile.RECORDSIZE), most)
+    careful = Careful(file, max(limits.file_bytes + 1, tarfile.RECORDSIZE), most)
     with tarfile.open(fileobj=careful, mode="r:") as archive:
         count = total = 0
         for entry in archive:

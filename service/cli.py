@@ -221,13 +221,32 @@ def erase_tenant(
 
 
 @app.command()
-def restore() -> None:
-    """Makes the records in an empty Redis anew from the blob store."""
-    from service.restore import restore as run_restore
+def backup(file: Annotated[Path, typer.Argument(help="a tar file; …gz: compressed")]) -> None:
+    """Writes all tenants' pictures, adapters and hashes of keys into one file; all may run on.
+
+    Example: rmadapter backup rmadapter.tar
+    """
+    from service.backup import backup as run_backup
     from service.services import registry_of
 
     with errors():
-        out.print(f"restored {run_restore(registry_of(Settings()))} tenants")
+        out.print(f"{run_backup(registry_of(Settings()).blobs, file)} blobs in {file}")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path | None, typer.Argument(help="what `backup` wrote")] = None,
+) -> None:
+    """Makes an emptied Redis anew from the blob store; with FILE, an empty deployment from it."""
+    from service.backup import restore_backup
+    from service.restore import restore as run_restore
+    from service.services import registry_of
+    from service.up import stopped
+
+    with errors(), stopped(Settings()) as settings:
+        registry = registry_of(settings)
+        restored = restore_backup(registry, file) if file else run_restore(registry)
+        out.print(f"restored {restored} tenants")
 
 
 def _stop_with(parent: int, stop: threading.Event) -> None:

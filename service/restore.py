@@ -30,9 +30,11 @@ def restore(registry: Registry) -> int:
         registry.tenants.save(read_manifest(registry.blobs.get(f"tenants/{tenant}/tenant.json")))
     used: dict[str, list[Usage]] = {tenant: [] for tenant in tenants}
     for tenant, dataset in sorted(datasets):
-        used.setdefault(tenant, []).append(registry.datasets.restore(tenant, dataset))
+        if tenant in tenants:
+            used[tenant].append(registry.datasets.restore(tenant, dataset))
     for tenant, found in used.items():
         registry.datasets.restore_usage(tenant, found)
     for tenant, adapter in sorted(adapters):
-        registry.adapters.restore(tenant, adapter)
+        if tenant in tenants:
+            registry.adapters.restore(tenant, adapter)
     return len(tenants)

@@ -42,7 +42,7 @@ def up(settings: Settings) -> None:
         stack.enter_context(_alone(settings.data_dir))
         listener = stack.enter_context(listen(settings))
         settings, admin_key_is_new = _with_admin_key(settings)
-        settings = stack.enter_context(_embedded_redis(settings))
+        settings = stack.enter_context(embedded_redis(settings))
         stack.enter_context(_worker(settings))
         services = open_services(settings)
         _ensure_default_tenant(services.registry, settings.data_dir)
@@ -126,7 +126,23 @@ def listen(settings: Settings) -> socket.socket:
 
 
 @contextmanager
-def _embedded_redis(settings: Settings) -> Iterator[Settings]:
+def stopped(settings: Settings) -> Iterator[Settings]:
+    """What `up` would work on, Redis running, while no `up` does; with a Redis of its own: that.
+
+    Raises:
+        RMAdapterError: an `up` runs there.
+    """
+    if settings.redis_url:
+        yield settings
+        return
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _alone(settings.data_dir), embedded_redis(settings) as private:
+        yield private
+
+
+@contextmanager
+def embedded_redis(settings: Settings) -> Iterator[Settings]:
+    """The settings with a Redis: their own, or a private one in the data directory."""
     if settings.redis_url:
         yield settings
         return

@@ -37,7 +37,7 @@ class Version:
 
     @property
     def path(self) -> str:
-        return f"{_folder(self.tenant, self.adapter)}/versions/{self.number:06d}.safetensors"
+        return version_path(_folder(self.tenant, self.adapter), self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class Adapters:
             last = max(last, version.number)
         self._store.hset(self._name(tenant, adapter), "next", str(last))
         try:
-            live = json.loads(self._blobs.get(f"{folder}/live.json"))["version"]
+            live = live_version(self._blobs.get(f"{folder}/live.json"))
         except NotFound:
             return  # never published
         self._store.hset(self._name(tenant, adapter), "live", str(live))
@@ -198,6 +198,16 @@ def version_of(manifest: Manifest, data: bytes) -> Version:
         manifest.created_at,
         manifest.info.get("metrics", {}),
     )
+
+
+def version_path(folder: str, number: int) -> str:
+    """Where a version of the adapter in `folder` lies."""
+    return f"{folder}/versions/{number:06d}.safetensors"
+
+
+def live_version(manifest: bytes) -> int:
+    """What a live.json says."""
+    return int(json.loads(manifest)["version"])
 
 
 def _read(record: str) -> Version:

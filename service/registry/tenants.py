@@ -177,6 +177,7 @@ class Tenants:
             self._store.delete(_key_name(one.hash))
         for name in self._store.scan_iter(match=tenant_key(tenant_id, "*"), count=1000):
             self._store.delete(name)
+        self._blobs.delete(_manifest(tenant_id))  # first: without it, a restore leaves it erased
         self._blobs.delete_all(f"tenants/{tenant_id}")
         with self._store.pipeline() as pipe:
             pipe.hdel(_NAMES, tenant_id)
