@@ -17,7 +17,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from service.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:  # that is where obstore has them
-    from obstore.store import ClientConfig, RetryConfig
+    from obstore.store import ClientConfig, RetryConfig, S3Config
 
 _DELETE_AT_ONCE = 1000  # S3's limit for one request
 # A store that hangs is an error after 10 s, twice that at the most: the default is minutes.
@@ -31,16 +31,21 @@ _RETRY: "RetryConfig" = {"max_retries": 2, "retry_timeout": timedelta(seconds=5)
 
 
 class Blobs:
-    """Bytes by path. `url`: file:///folder or s3://bucket/prefix."""
+    """Bytes by path. `url`: file:///folder or s3://bucket/prefix.
 
-    def __init__(self, url: str) -> None:
+    `s3_keys`: the id and the secret of an S3 store's key; without them obstore reads AWS_*.
+    """
+
+    def __init__(self, url: str, s3_keys: tuple[str, str] | None = None) -> None:
         self._store: ObjectStore
         self._folder: Path | None = None
         if url.startswith("file://"):
             self._folder = Path(url.removeprefix("file://"))
             self._store = LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
         else:
-            self._store = from_url(url, client_options=_CLIENT, retry_config=_RETRY)
+            self._store = from_url(
+                url, config=_s3(s3_keys), client_options=_CLIENT, retry_config=_RETRY
+            )
 
     def put(self, path: str, data: bytes) -> None:
         with _translated(path):
@@ -90,6 +95,10 @@ class Blobs:
         except NotFoundError:  # gone already: a folder says so, S3 does not
             for path in paths if len(paths) > 1 else ():
                 self._delete([path])
+
+
+def _s3(keys: tuple[str, str] | None) -> "S3Config":
+    return {"access_key_id": keys[0], "secret_access_key": keys[1]} if keys else {}
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class Services:
 
 def broker_of(settings: Settings) -> RedisBroker:
     """The job queue, for a worker."""
-    url = settings.redis_url or _REDIS_URL
+    url = settings.redis_address(_REDIS_URL)
     return make_broker(
         redis.Redis.from_url(url, socket_timeout=_QUEUE_SECONDS, redis_connect_func=refuse_newer)
     )
@@ -55,7 +55,7 @@ def broker_of(settings: Settings) -> RedisBroker:
 
 def registry_of(settings: Settings) -> Registry:
     blobs = settings.blob_url or (Path(settings.data_dir) / "blobs").absolute().as_uri()
-    return open_registry(settings.redis_url or _REDIS_URL, blobs, settings)
+    return open_registry(settings.redis_address(_REDIS_URL), blobs, settings)
 
 
 def clip_of(settings: Settings) -> FrozenCLIP:

@@ -1,14 +1,27 @@
-"""Every setting of the service, once: `RMADAPTER_*` environment variables."""
+"""Every setting of the service, once: `RMADAPTER_*` variables, secrets also from files."""
 
+import os
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
+
+_SECRETS = "/run/secrets"  # where Docker mounts them; RMADAPTER_SECRETS_DIR says another folder
 
 
 class Settings(BaseSettings):
-    """Read once at the start and handed down; nothing else reads the environment."""
+    """Read once at the start and handed down; nothing else reads the environment.
+
+    What no variable sets is read from a file of its name, `rmadapter_admin_key` for one, in the
+    folder of secrets: what lies in a file shows up in no listing of a process or a container.
+    """
 
     model_config = SettingsConfigDict(env_prefix="RMADAPTER_", frozen=True)
 
@@ -20,6 +33,13 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(None, description="redis:// or unix://; unset: a private one")
     blob_url: str | None = Field(None, description="file:// or s3://; unset: in the data directory")
     admin_key: SecretStr | None = Field(None, description="unset: `up` makes one")
+    redis_password: SecretStr | None = Field(
+        None, description="goes into a redis:// or rediss:// URL that has none"
+    )
+    s3_access_key_id: SecretStr | None = Field(
+        None, description="of an s3:// blob_url; unset: AWS_* variables, or the machine's role"
+    )
+    s3_secret_access_key: SecretStr | None = Field(None, description="likewise")
 
     model: str = Field("bundled", description="'bundled', or an open_clip model such as ViT-B-16")
     pretrained: str | None = Field(None, description="its open_clip tag or weights file")
@@ -76,6 +96,40 @@ class Settings(BaseSettings):
     )
     manage_burst: int = Field(400, ge=1, description="of these, how many at once after a pause")
     tenant_parallel_jobs: int = Field(2, description="of these, how many workers may share at once")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments before variables before files."""
+        folder = Path(os.environ.get("RMADAPTER_SECRETS_DIR", _SECRETS))
+        if not folder.is_dir():
+            return init_settings, env_settings
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, folder)
+
+    def redis_address(self, default: str) -> str:
+        """The Redis URL with the password in it."""
+        given = self.redis_url or default
+        url = urlsplit(given)
+        secret = self.redis_password.get_secret_value() if self.redis_password else ""
+        if not secret or url.password or url.scheme not in ("redis", "rediss"):
+            return given
+        netloc = f"{url.username or ''}:{quote(secret, safe='')}@{url.netloc.rpartition('@')[2]}"
+        return url._replace(netloc=netloc).geturl()
+
+    def s3_keys(self) -> tuple[str, str] | None:
+        """The id and the secret of the S3 store's key; None where one is unset or empty."""
+        if not self.s3_access_key_id or not self.s3_secret_access_key:
+            return None
+        return (
+            self.s3_access_key_id.get_secret_value(),
+            self.s3_secret_access_key.get_secret_value(),
+        )
 
     def pinned_adapters(self) -> frozenset[str]:
         """`tenant/adapter` of each."""

@@ -220,3 +220,12 @@ def run_job(client: Client, dataset: str, adapter: str, **options) -> dict:
     for event in client.job_events(job["job"]):
         job = event
     return job
+
+
+@pytest.fixture(scope="session")
+def secrets_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The secrets of a new deployment, made as its administrator makes them."""
+    folder = tmp_path_factory.mktemp("deployed") / "secrets"
+    script = Path(__file__).parents[1] / "docker" / "make-secrets.sh"
+    subprocess.run([script, folder], check=True)
+    return folder

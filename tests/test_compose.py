@@ -1,51 +1,143 @@
-"""The compose file says what the service reads: its commands and settings exist."""
+"""The Compose files say what the service reads, and hold what they promise of each container."""
 
 import re
 import tomllib
-from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
+from pydantic import SecretStr
 from typer.main import get_command
 
 from service.cli import app
 from service.settings import Settings
+from tests.compose import CPU, MAIN, ROOT, load, variables_in
 
-ROOT = Path(__file__).parents[1]
+OURS = ("api", "worker")
+SERVICES = load(MAIN)["services"]
+EXAMPLE = (ROOT / "docker" / ".env.example").read_text()
 
 
 @pytest.fixture(scope="module")
 def compose() -> dict:
-    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return load(MAIN)
 
 
-def test_there_are_redis_an_api_and_a_worker_with_a_gpu(compose: dict) -> None:
-    assert set(compose["services"]) == {"redis", "api", "worker"}
-    for name in ("api", "worker"):
+def test_a_gpu_is_reserved_for_the_api_and_the_worker(compose: dict) -> None:
+    for name in OURS:
         device = compose["services"][name]["deploy"]["resources"]["reservations"]["devices"][0]
         assert device["capabilities"] == ["gpu"]
 
 
+def test_without_a_gpu_none_is_reserved_and_the_carried_model_runs() -> None:
+    services = load(MAIN, CPU)["services"]
+    for name in OURS:
+        service = services[name]
+        assert "reservations" not in service["deploy"]["resources"]
+        assert "limits" in service["deploy"]["resources"]
+        assert service["build"]["args"] == {"EXTRA": "cpu"}
+        assert service["environment"]["RMADAPTER_MODEL"] == "bundled"
+        assert "RMADAPTER_PRETRAINED" not in service["environment"]
+    assert services["redis"] == SERVICES["redis"]
+
+
 def test_their_commands_are_commands_of_the_command_line(compose: dict) -> None:
     known = set(get_command(app).commands)
-    for name in ("api", "worker"):
+    for name in OURS:
         assert compose["services"][name]["command"][0] in known
 
 
 def test_their_settings_are_settings_of_the_service(compose: dict) -> None:
     known = {f"RMADAPTER_{name.upper()}" for name in Settings.model_fields}
-    for name in ("api", "worker"):
+    known |= {"AWS_ENDPOINT_URL", "AWS_REGION"}  # obstore's
+    for name in OURS:
         given = set(compose["services"][name]["environment"])
         assert given <= known
         assert {"RMADAPTER_REDIS_URL", "RMADAPTER_BLOB_URL"} <= given
 
 
-def test_every_variable_that_compose_reads_is_in_the_example(compose: dict) -> None:
-    text = (ROOT / "docker-compose.yml").read_text()
-    required = set(re.findall(r"\$\{(\w+):\?", text))
-    example = (ROOT / "docker" / ".env.example").read_text()
-    assert required == {"REDIS_PASSWORD", "RMADAPTER_ADMIN_KEY"}
-    assert all(f"\n{name}=" in f"\n{example}" for name in required)
+def test_their_secrets_are_settings_that_hide_themselves(compose: dict) -> None:
+    hidden = {
+        f"rmadapter_{name}"
+        for name, field in Settings.model_fields.items()
+        if SecretStr in getattr(field.annotation, "__args__", ())
+    }
+    for name in OURS:
+        assert set(compose["services"][name]["secrets"]) == hidden
+
+
+def test_no_secret_is_in_the_environment_or_a_command(compose: dict) -> None:
+    for service in compose["services"].values():
+        names = [n for n in service.get("environment", {}) if not n.endswith("__FILE")]
+        assert not [n for n in names if re.search("PASSWORD|SECRET|KEY", n)]
+        assert "requirepass $" not in " ".join(service.get("command", []))
+
+
+def test_every_secret_is_a_file_that_the_script_makes(compose: dict, secrets_dir: Any) -> None:
+    used = {name for s in compose["services"].values() for name in s.get("secrets", [])}
+    assert used == set(compose["secrets"])
+    for name in used:
+        file = compose["secrets"][name]["file"]
+        assert file == f"./docker/secrets/{name}"
+        assert (secrets_dir / name).read_text()
+        assert (secrets_dir / name).stat().st_mode & 0o777 == 0o644
+    assert secrets_dir.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_container_has_few_rights_and_limits(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["restart"] in ("unless-stopped", "on-failure")
+    assert {"cpus", "memory", "pids"} <= set(service["deploy"]["resources"]["limits"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_image_is_pinned(name: str) -> None:
+    assert re.search(r":v?\d+\.\d+(\.\d+)?(-alpine)?$", SERVICES[name]["image"])
+
+
+def test_one_port_is_published_and_replicas_do_not_collide(compose: dict) -> None:
+    default = {n: s for n, s in compose["services"].items() if "profiles" not in s}
+    assert [n for n, s in default.items() if "ports" in s] == ["proxy"]
+    assert not [n for n, s in default.items() if "container_name" in s]
+
+
+def test_the_proxy_asks_the_api_by_its_name_and_port(compose: dict) -> None:
+    conf = (ROOT / "docker" / "nginx.conf").read_text()
+    name = re.search(r"set \$api (\w+);", conf)[1]
+    port = re.search(r"proxy_pass http://\$api:(\d+);", conf)[1]
+    assert name in compose["services"]
+    assert int(port) == Settings.model_fields["port"].default
+    assert re.search(r"listen (\d+);", conf)[1] == compose["services"]["proxy"]["ports"][0][-4:]
+
+
+def test_redis_and_the_object_store_are_out_of_the_proxys_reach(compose: dict) -> None:
+    assert compose["networks"]["stores"]["internal"] is True
+    for name in ("redis", "s3"):
+        assert compose["services"][name]["networks"] == ["stores"]
+    assert "networks" not in compose["services"]["proxy"]
+
+
+def test_every_service_volume_and_network_that_is_named_exists(compose: dict) -> None:
+    for service in compose["services"].values():
+        assert set(service.get("depends_on", {})) <= set(compose["services"])
+        assert set(service.get("networks", [])) <= set(compose["networks"])
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert source.startswith("./docker/") or source in compose["volumes"]
+
+
+def test_the_containers_time_to_stop_is_longer_than_the_drain(compose: dict) -> None:
+    drain = Settings.model_fields["drain_seconds"].default
+    assert compose["services"]["api"]["stop_grace_period"] == "40s"
+    assert drain + 30 < 40  # service.up finishes accepted requests within 30 s
+
+
+def test_every_variable_that_compose_reads_is_in_the_example() -> None:
+    named = set(re.findall(r"^#?\s?(\w+)=", EXAMPLE, re.MULTILINE))
+    assert variables_in(MAIN, CPU) <= named
 
 
 def test_the_image_takes_in_every_package_of_the_project() -> None:

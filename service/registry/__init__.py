@@ -43,7 +43,7 @@ class Registry:
 
 def open_registry(redis_url: str, blob_url: str, settings: Settings) -> Registry:
     """Connects at the first use; nothing fails here."""
-    store, blobs = connect(redis_url), Blobs(blob_url)
+    store, blobs = connect(redis_url), Blobs(blob_url, settings.s3_keys())
     broker = make_broker(store)  # so that a Redis that is away is Unavailable here too
     return Registry(
         store,

@@ -1,0 +1,56 @@
+"""Settings come from variables and files, and the example names each of them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.blobs import Blobs
+from service.settings import Settings
+
+EXAMPLE = Path(__file__).parents[2] / "docker" / ".env.example"
+LINE = re.compile(r"^#?(\w+)=(.*)$", re.MULTILINE)
+
+
+@pytest.fixture
+def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RMADAPTER_SECRETS_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_a_secret_is_read_from_the_file_of_its_name(secrets: Path) -> None:
+    (secrets / "rmadapter_admin_key").write_text("from a file\n")
+    assert Settings().admin_key.get_secret_value() == "from a file"
+
+
+def test_a_variable_goes_before_a_file(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (secrets / "rmadapter_admin_key").write_text("from a file")
+    monkeypatch.setenv("RMADAPTER_ADMIN_KEY", "from a variable")
+    assert Settings().admin_key.get_secret_value() == "from a variable"
+
+
+def test_no_folder_of_secrets_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RMADAPTER_SECRETS_DIR", "/no/such/folder")
+    assert Settings().redis_password is None
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://host:1/2", "redis://:a%2Fb%20%25@host:1/2"),
+        ("rediss://user@host", "rediss://user:a%2Fb%20%25@host"),
+        ("redis://:own@host", "redis://:own@host"),
+        ("unix:///a/b.sock?db=0", "unix:///a/b.sock?db=0"),
+        (None, "redis://:a%2Fb%20%25@default"),
+    ],
+)
+def test_the_password_goes_into_an_address_that_has_none(url: str | None, address: str) -> None:
+    settings = Settings(redis_url=url, redis_password="a/b %")
+    assert settings.redis_address("redis://default") == address
+
+
+def test_the_key_of_the_object_store_is_both_parts_or_none() -> None:
+    assert Settings(s3_access_key_id="id").s3_keys() is None
+    assert Settings(s3_access_key_id="id", s3_secret_access_key="").s3_keys() is None
+    keys = Settings(s3_access_key_id="id", s3_secret_access_key="key").s3_keys()
+    assert Blobs("s3://bucket/prefix", keys)._store.config["access_key_id"] == "id"
