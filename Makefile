@@ -1,4 +1,4 @@
-.PHONY: setup demo serve test soak check audit bench
+.PHONY: setup demo serve test soak check audit bench lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -48,3 +48,16 @@ audit: setup
 	else \
 		echo "pip-audit: NOT AUDITED (exit $$code): the advisory database was not reached"; \
 	fi
+
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --generate-hashes --no-emit-index-url \
+	--no-annotate --python-version 3.12 --python-platform x86_64-manylinux_2_28 \
+	--custom-compile-command "make lock"
+CUDA_BUILD := torch torchvision triton cuda-bindings cuda-pathfinder cuda-toolkit \
+	$$(grep -o '^nvidia-[a-z0-9-]*' docker/requirements.gpu.lock)
+
+# PyTorch's CPU build lies on an index of its own: the Dockerfile takes the GPU lock's versions there.
+lock: setup  ## the images' packages: exact versions and hashes
+	$(LOCK) --extra gpu --output-file docker/requirements.gpu.lock
+	$(LOCK) --extra cpu --constraint docker/requirements.gpu.lock \
+		$$(for name in $(CUDA_BUILD); do echo --no-emit-package $$name; done) \
+		--output-file docker/requirements.cpu.lock

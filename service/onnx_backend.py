@@ -65,6 +65,7 @@ class _Session:
         options.intra_op_num_threads = torch.get_num_threads()
         providers: list[Any] = ["CPUExecutionProvider"]
         if device.type == "cuda":
+            onnxruntime.preload_dlls()  # from NVIDIA's wheels, which no library path names
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
         self._session = onnxruntime.InferenceSession(file, options, providers)
         if self._session.get_providers()[0] != providers[0][0] and device.type == "cuda":

@@ -36,8 +36,9 @@ def variables_in(*files: Path) -> set[str]:
 
 
 def _merged(base: Any, over: Any) -> Any:
-    if not isinstance(base, dict) or not isinstance(over, dict):
+    if not isinstance(over, dict):
         return over
+    base = base if isinstance(base, dict) else {}
     keys = [*base, *(key for key in over if key not in base)]
     both = {key: _merged(base.get(key), over[key]) if key in over else base[key] for key in keys}
     return {key: value for key, value in both.items() if value is not _RESET}

@@ -1,10 +1,14 @@
 """The Compose files say what the service reads, and hold what they promise of each container."""
 
+import json
 import re
 import tomllib
-from typing import Any
+from pathlib import Path
 
+import compose_spec
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from pydantic import SecretStr
 from typer.main import get_command
 
@@ -72,7 +76,7 @@ def test_no_secret_is_in_the_environment_or_a_command(compose: dict) -> None:
         assert "requirepass $" not in " ".join(service.get("command", []))
 
 
-def test_every_secret_is_a_file_that_the_script_makes(compose: dict, secrets_dir: Any) -> None:
+def test_every_secret_is_a_file_that_the_script_makes(compose: dict, secrets_dir: Path) -> None:
     used = {name for s in compose["services"].values() for name in s.get("secrets", [])}
     assert used == set(compose["secrets"])
     for name in used:
@@ -138,6 +142,50 @@ def test_the_containers_time_to_stop_is_longer_than_the_drain(compose: dict) -> 
 def test_every_variable_that_compose_reads_is_in_the_example() -> None:
     named = set(re.findall(r"^#?\s?(\w+)=", EXAMPLE, re.MULTILINE))
     assert variables_in(MAIN, CPU) <= named
+
+
+@pytest.mark.parametrize("files", [(MAIN,), (MAIN, CPU)])
+def test_the_files_keep_to_the_compose_specification(files: tuple[Path, ...]) -> None:
+    read = compose_spec.PyCompose.from_json(json.dumps(load(*files)))
+    assert read.service_names() == list(SERVICES)
+
+
+@pytest.mark.parametrize("extra", ["cpu", "gpu"])
+def test_the_lock_has_every_dependency_in_its_range_with_hashes(extra: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    locked = locked_versions(extra)
+    own_index = {"torch", "torchvision"} if extra == "cpu" else set()  # the GPU lock's versions
+    for text in project["dependencies"] + project["optional-dependencies"][extra]:
+        wanted = Requirement(text)
+        name = canonicalize_name(wanted.name)
+        versions = locked_versions("gpu") if name in own_index else locked
+        assert wanted.specifier.contains(versions[name]), name
+    assert not own_index & set(locked)
+
+
+def test_the_locks_agree_and_name_no_index() -> None:
+    gpu, cpu = locked_versions("gpu"), locked_versions("cpu")
+    assert all(gpu[name] == cpu[name] for name in gpu.keys() & cpu.keys())
+    for extra in ("gpu", "cpu"):
+        assert not re.search(r"index-url|find-links|://", lock_file(extra))
+
+
+def test_pytorch_and_onnx_runtime_load_one_major_version_of_cuda() -> None:
+    """The one asks for the toolkit, the other's wheels name theirs; two would not load together."""
+    gpu = locked_versions("gpu")
+    assert gpu["cuda-toolkit"].split(".")[0] == "13"
+    assert "nvidia-cudnn-cu13" in gpu
+    assert not [name for name in gpu if name.endswith("-cu12")]
+
+
+def lock_file(extra: str) -> str:
+    return (ROOT / "docker" / f"requirements.{extra}.lock").read_text()
+
+
+def locked_versions(extra: str) -> dict[str, str]:
+    blocks = re.findall(r"^(\S+)==(\S+) \\\n((?:    --hash=sha256:.*\n?)+)", lock_file(extra), re.M)
+    assert len(blocks) == len(re.findall(r"^\w", lock_file(extra), re.M))  # none without a hash
+    return {name: version for name, version, _ in blocks}
 
 
 def test_the_image_takes_in_every_package_of_the_project() -> None:

@@ -2,11 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import SecretStr
 
 from service.blobs import Blobs
 from service.settings import Settings
+from tests.compose import MAIN, load
 
 EXAMPLE = Path(__file__).parents[2] / "docker" / ".env.example"
 LINE = re.compile(r"^#?(\w+)=(.*)$", re.MULTILINE)
@@ -54,3 +57,29 @@ def test_the_key_of_the_object_store_is_both_parts_or_none() -> None:
     assert Settings(s3_access_key_id="id", s3_secret_access_key="").s3_keys() is None
     keys = Settings(s3_access_key_id="id", s3_secret_access_key="key").s3_keys()
     assert Blobs("s3://bucket/prefix", keys)._store.config["access_key_id"] == "id"
+
+
+SECRET = {n for n, f in Settings.model_fields.items() if SecretStr in get_args(f.annotation)}
+
+
+@pytest.mark.parametrize("name", sorted(set(Settings.model_fields) - SECRET - {"host"}))
+def test_the_example_has_every_setting_at_its_default_or_that_of_compose(name: str) -> None:
+    variable = f"RMADAPTER_{name.upper()}"
+    default = Settings.model_fields[name].default
+    given = {"RMADAPTER_CACHE_DIR": "/data/cache"}  # the image's
+    given |= load(MAIN)["services"]["api"]["environment"]
+    shown = "" if default is None else str(default).replace(str(Path.home()), "~")
+    assert dict(LINE.findall(EXAMPLE.read_text()))[variable] == given.get(variable, shown)
+
+
+def test_the_example_has_no_secret_but_says_where_each_lies() -> None:
+    text = EXAMPLE.read_text()
+    for name in SECRET:
+        assert f"#   rmadapter_{name}\n" in text
+        assert f"RMADAPTER_{name.upper()}=" not in text
+
+
+def test_the_example_names_no_setting_that_there_is_not() -> None:
+    composes = set(re.findall(r"\$\{(\w+)", MAIN.read_text()))
+    known = {f"RMADAPTER_{name.upper()}" for name in Settings.model_fields} | composes
+    assert {name for name, _ in LINE.findall(EXAMPLE.read_text())} <= known
