@@ -83,3 +83,12 @@ def test_the_example_names_no_setting_that_there_is_not() -> None:
     composes = set(re.findall(r"\$\{(\w+)", MAIN.read_text()))
     known = {f"RMADAPTER_{name.upper()}" for name in Settings.model_fields} | composes
     assert {name for name, _ in LINE.findall(EXAMPLE.read_text())} <= known
+
+
+def test_files_that_are_links_into_the_folder_are_read(secrets: Path) -> None:
+    """As Kubernetes mounts a Secret."""
+    (secrets / "..2026").mkdir()
+    (secrets / "..2026" / "rmadapter_redis_url").write_text("redis://host")
+    (secrets / "..data").symlink_to("..2026")
+    (secrets / "rmadapter_redis_url").symlink_to("..data/rmadapter_redis_url")
+    assert Settings().redis_url == "redis://host"
