@@ -2,12 +2,16 @@
 
 A tenant and kind of call has one number, the time at which its next call would be due at an even
 pace (`tat`); a burst may run ahead of it. The clock is Redis's own, so servers need not agree.
+
+Each server keeps the same numbers for the calls that it let through itself. They refuse most of a
+flood without asking Redis, and while Redis is away, or slow under that flood, they are the limit.
 """
 
 import logging
 import math
 import threading
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from service.errors import TooMany, Unavailable
@@ -16,6 +20,7 @@ from service.registry.store import Store, tenant_key
 log = logging.getLogger(__name__)
 
 _AWAY_SECONDS = 5.0  # so long Redis is not asked again once it did not answer
+_KEPT = 100_000  # tenants and kinds of call that a server remembers, the latest
 # ARGV: microseconds between two calls, calls of a burst. Returns microseconds to wait; 0: go on.
 _TAKE = """
 local clock = redis.call('time')
@@ -43,32 +48,70 @@ class Rates:
 
     def __init__(self, store: Store, rates: dict[str, Rate]) -> None:
         self._store, self._rates = store, rates
+        self._own = _Own()
         self._away_until = 0.0
         self._lock = threading.Lock()
 
     def take(self, tenant: str, kind: str) -> None:
-        """Counts one call of a kind. While Redis is away every call may go on.
+        """Counts one call of a kind. While Redis is away each server counts its own calls alone.
 
         Raises:
             TooMany: too many calls; after its `retry_after` the next one is let through.
         """
         rate = self._rates[kind]
-        if not rate.per_second or time.monotonic() < self._away_until:
+        if not rate.per_second:
             return
-        step = 1e6 / rate.per_second
+        name = tenant_key(tenant, "rate", kind)
+        wait = self._own.take(name, rate)
+        if not wait:
+            wait = self._shared(name, rate)
+            if wait:
+                self._own.give_back(name, rate)
+        if wait:
+            raise TooMany(f"more than {rate.per_second:g} {kind} calls a second", math.ceil(wait))
+
+    def _shared(self, name: str, rate: Rate) -> float:
+        """Seconds to wait by the count of all servers; 0: go on, or Redis is away."""
+        if time.monotonic() < self._away_until:
+            return 0.0
         try:
-            name = tenant_key(tenant, "rate", kind)
-            wait = self._store.eval(_TAKE, 1, name, step, max(1, rate.burst))
+            step = 1e6 / rate.per_second
+            return float(self._store.eval(_TAKE, 1, name, step, max(1, rate.burst))) / 1e6
         except Unavailable:
             self._pause()
-            return
-        if wait:
-            raise TooMany(
-                f"more than {rate.per_second:g} {kind} calls a second", math.ceil(wait / 1e6)
-            )
+            return 0.0
 
     def _pause(self) -> None:
         with self._lock:
             if time.monotonic() >= self._away_until:
-                log.warning("Redis does not answer; rates are not limited for %g s", _AWAY_SECONDS)
+                log.warning(
+                    "Redis does not answer; for %g s rates are by this server alone", _AWAY_SECONDS
+                )
             self._away_until = time.monotonic() + _AWAY_SECONDS
+
+
+class _Own:
+    """GCRA over the calls of this server, by its own clock."""
+
+    def __init__(self) -> None:
+        self._tat: OrderedDict[str, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, name: str, rate: Rate) -> float:
+        """Seconds to wait; 0: counted."""
+        now = time.monotonic()
+        with self._lock:
+            tat = max(self._tat.get(name, now), now)
+            wait = tat - now - (max(1, rate.burst) - 1) / rate.per_second
+            if wait > 0:
+                return wait
+            self._tat[name] = tat + 1 / rate.per_second
+            self._tat.move_to_end(name)
+            if len(self._tat) > _KEPT:
+                self._tat.popitem(last=False)
+        return 0.0
+
+    def give_back(self, name: str, rate: Rate) -> None:
+        with self._lock:
+            if name in self._tat:
+                self._tat[name] -= 1 / rate.per_second

@@ -86,26 +86,55 @@ def test_what_is_counted_is_forgotten_when_it_no_longer_matters(server: RedisSer
 
 
 @pytest.mark.parametrize("how", ["ended", "hangs"])
-def test_without_redis_calls_go_on_at_once_and_the_log_says_so_once(
+def test_without_redis_each_server_limits_its_own_calls_at_once_and_the_log_says_so_once(
     server: RedisServer, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    limiter = rates(server, classify=Rate(0.01, 1))
-    limiter.take("a", "classify")
+    one = rates(server, classify=Rate(0.01, 50))
+    other = rates(server, classify=Rate(0.01, 50))
+    for _ in range(10):
+        one.take("a", "classify")
     if how == "ended":
         server.kill()
     else:
         os.kill(server._process.pid, signal.SIGSTOP)
     with caplog.at_level(logging.WARNING):
         started = time.monotonic()
-        for _ in range(100):
-            limiter.take("a", "classify")
+        let_through = taken(one, "a", "classify"), taken(other, "a", "classify")
         waited = time.monotonic() - started
     if how == "hangs":
         os.kill(server._process.pid, signal.SIGCONT)
-    assert waited < 2.0  # one time-out of 0.2 s; a hundred would take 20
+    assert let_through == (40, 50)
+    assert waited < 4.0  # two time-outs of 0.2 s; ninety would take 18
     assert [r.message for r in caplog.records] == [
-        "Redis does not answer; rates are not limited for 5 s"
-    ]
+        "Redis does not answer; for 5 s rates are by this server alone"
+    ] * 2
+
+
+def test_a_flood_is_refused_by_its_server_without_asking_redis(server: RedisServer) -> None:
+    limiter = rates(server, classify=Rate(0.01, 5))
+    assert taken(limiter, "a", "classify") == 5
+    before = asked(limiter)
+    for _ in range(100):
+        with pytest.raises(TooMany):
+            limiter.take("a", "classify")
+    assert asked(limiter) == before
+
+
+def test_what_other_servers_let_through_leaves_a_servers_own_count_as_it_was(
+    server: RedisServer,
+) -> None:
+    one, other = (rates(server, classify=Rate(2.0, 3)) for _ in range(2))
+    assert taken(one, "a", "classify") == 3
+    for _ in range(20):
+        with pytest.raises(TooMany):
+            other.take("a", "classify")
+    time.sleep(0.6)
+    other.take("a", "classify")
+
+
+def asked(limiter: Rates) -> int:
+    """Scripts that Redis ran so far."""
+    return int(limiter._store.info("commandstats")["cmdstat_eval"]["calls"])
 
 
 # --- over HTTP ---
