@@ -85,6 +85,7 @@ class Settings(BaseSettings):
     max_tenant_bytes: int = Field(50 * 2**30, description="their bytes as sent")
     max_tenant_datasets: int = Field(1000, description="data sets of one tenant")
     max_tenant_adapters: int = Field(1000, description="adapters of one tenant")
+    max_versions: int = Field(1000, description="versions of one adapter")
     max_tenant_keys: int = Field(100, description="API keys of one tenant")
     max_open_jobs: int = Field(20, description="jobs of one tenant that are queued or running")
     classify_rate: float = Field(
@@ -95,6 +96,7 @@ class Settings(BaseSettings):
         100.0, ge=0, description="all other calls of one tenant a second; 0: any"
     )
     manage_burst: int = Field(400, ge=1, description="of these, how many at once after a pause")
+    job_days: int = Field(30, ge=1, description="an ended job is kept for so long")
     tenant_parallel_jobs: int = Field(2, description="of these, how many workers may share at once")
 
     @classmethod

@@ -7,7 +7,7 @@ from service.errors import NewerFormat, Unavailable
 from service.registry.adapters import Adapters
 from service.registry.datasets import Datasets, Usage
 from service.registry.formats import check_blobs
-from service.registry.jobs import Jobs
+from service.registry.jobs import Bounds, Jobs
 from service.registry.rates import Rate, Rates
 from service.registry.store import Store, connect
 from service.registry.tenants import Tenants
@@ -15,6 +15,7 @@ from service.settings import Settings
 from training.jobs import make_broker
 
 _RATES_TIMEOUT = 0.2  # seconds: a call is let through rather than kept waiting
+_DAY_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,13 @@ def open_registry(redis_url: str, blob_url: str, settings: Settings) -> Registry
         Jobs(
             store,
             broker,
-            settings.max_open_jobs,
-            settings.max_tenant_adapters,
-            settings.tenant_parallel_jobs,
+            Bounds(
+                settings.max_open_jobs,
+                settings.max_tenant_adapters,
+                settings.max_versions,
+                settings.tenant_parallel_jobs,
+                settings.job_days * _DAY_SECONDS,
+            ),
         ),
         Adapters(store, blobs),
         Rates(

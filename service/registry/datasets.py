@@ -7,6 +7,7 @@ tenants/T/datasets/D/images/LABEL/SHA256        a picture as it was sent
 
 import hashlib
 import json
+import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,27 +17,45 @@ from service.errors import NotFound, OverQuota
 from service.registry.store import Page, Store, members, new_id, now, tenant_key
 from training.data import Sample
 
+_RESERVED_SECONDS = 600  # a place that was taken for a picture and not used by then is free again
+
 # Each is one step for Redis, so that the counts of a tenant agree with what is stored, whatever
-# happens at once. KEYS: a tenant's count of pictures, of bytes; then, of one data set, its record,
-# pictures, labels, bytes; then the tenant's list of data sets.
+# happens at once, and may be repeated: the client does so when the connection broke before the
+# answer. KEYS: a tenant's count of pictures, of bytes; then, of one data set, its record, pictures,
+# labels, bytes; then the tenant's list of data sets, and its places taken for pictures that are not
+# recorded yet: TOKEN:BYTES by the second at which they lapse, should the server die in between.
 _TAKE = """
+local function free(place)
+  redis.call('zrem', KEYS[8], place)
+  redis.call('decr', KEYS[1])
+  redis.call('decrby', KEYS[2], string.match(place, ':(%d+)$'))
+end
+local clock, size = tonumber(redis.call('time')[1]), string.match(ARGV[3], ':(%d+)$')
+for _, place in ipairs(redis.call('zrangebyscore', KEYS[8], 0, clock)) do free(place) end
+if redis.call('zscore', KEYS[8], ARGV[3]) then return {} end
 local images = tonumber(redis.call('get', KEYS[1]) or 0)
 local bytes = tonumber(redis.call('get', KEYS[2]) or 0)
 if images + 1 > tonumber(ARGV[1]) then return {'images', images} end
-if bytes + tonumber(ARGV[3]) > tonumber(ARGV[2]) then return {'bytes', bytes} end
+if bytes + size > tonumber(ARGV[2]) then return {'bytes', bytes} end
+redis.call('zadd', KEYS[8], clock + ARGV[4], ARGV[3])
 redis.call('incr', KEYS[1])
-redis.call('incrby', KEYS[2], ARGV[3])
+redis.call('incrby', KEYS[2], size)
 return {}
 """
 _GIVE_BACK = """
-redis.call('decrby', KEYS[1], ARGV[1])
-redis.call('decrby', KEYS[2], ARGV[2])
+if redis.call('zrem', KEYS[8], ARGV[1]) == 0 then return end
+redis.call('decr', KEYS[1])
+redis.call('decrby', KEYS[2], string.match(ARGV[1], ':(%d+)$'))
 """
 _RECORD = """
 if redis.call('exists', KEYS[3]) == 0 then return 'gone' end
 if redis.call('hsetnx', KEYS[4], ARGV[1], ARGV[2]) == 0 then return 'there' end
 redis.call('hincrby', KEYS[5], ARGV[3], 1)
 redis.call('incrby', KEYS[6], ARGV[4])
+if redis.call('zrem', KEYS[8], ARGV[5]) == 0 then
+  redis.call('incr', KEYS[1])
+  redis.call('incrby', KEYS[2], ARGV[4])
+end
 return 'new'
 """
 _REMOVE = """
@@ -138,15 +157,16 @@ class Datasets:
         if before is not None:
             return Added(json.loads(before)["label"], digest, new=False)
         size = len(sample.data)
-        self._take_quota(tenant, size)
+        place = self._take_place(tenant, size)
         try:
             self._put(tenant, dataset_id, sample, digest)
-            outcome = self._record(tenant, dataset_id, sample.label, digest, sample.name, size)
+            label, name = sample.label, sample.name
+            outcome = self._record(tenant, dataset_id, label, digest, name, size, place)
         except Exception:
-            self._run(_GIVE_BACK, tenant, dataset_id, 1, size)
+            self._run(_GIVE_BACK, tenant, dataset_id, place)
             raise
         if outcome != "new":
-            self._run(_GIVE_BACK, tenant, dataset_id, 1, size)
+            self._run(_GIVE_BACK, tenant, dataset_id, place)
         if outcome == "gone":
             self._blobs.delete_all(_folder(tenant, dataset_id))
             raise NotFound(f"there is no data set {dataset_id}")
@@ -158,19 +178,30 @@ class Datasets:
         self._blobs.put(f"{folder}/{digest}", sample.data)
 
     def _record(
-        self, tenant: str, dataset_id: str, label: str, digest: str, name: str, size: int
+        self,
+        tenant: str,
+        dataset_id: str,
+        label: str,
+        digest: str,
+        name: str,
+        size: int,
+        place: str = "",
     ) -> str:
+        """`new`, `there` already, or `gone`: the data set. A new one uses its place."""
         record = json.dumps({"label": label, "name": name, "bytes": size})
-        outcome: str = self._run(_RECORD, tenant, dataset_id, digest, record, label, size)
+        outcome: str = self._run(_RECORD, tenant, dataset_id, digest, record, label, size, place)
         return outcome
 
-    def _take_quota(self, tenant: str, size: int) -> None:
-        limits = asdict(self._quota)
-        refused = self._run(_TAKE, tenant, "", limits["images"], limits["bytes"], size)
+    def _take_place(self, tenant: str, size: int) -> str:
+        """Counts a picture before it is stored. Raises OverQuota."""
+        limits, place = asdict(self._quota), f"{secrets.token_hex(8)}:{size}"
+        most = limits["images"], limits["bytes"]
+        refused = self._run(_TAKE, tenant, "", *most, place, _RESERVED_SECONDS)
         if refused:
             name, used = refused
             wanted = {"images": 1, "bytes": size}[name]
             raise OverQuota(name, limits[name], int(used), wanted)
+        return place
 
     def remove(self, tenant: str, dataset_id: str, digest: str) -> None:
         """Takes one picture out; also well when it is not there."""
@@ -193,7 +224,7 @@ class Datasets:
         keys = [tenant_key(tenant, "images"), tenant_key(tenant, "bytes")]
         for parts in ((), ("images",), ("labels",), ("bytes",)):
             keys.append(tenant_key(tenant, "dataset", dataset_id, *parts))
-        keys.append(tenant_key(tenant, "datasets"))
+        keys += [tenant_key(tenant, "datasets"), tenant_key(tenant, "places")]
         return self._store.eval(script, len(keys), *keys, *args)
 
     def samples(self, tenant: str, dataset_id: str) -> Iterator[Sample]:

@@ -29,28 +29,30 @@ _IDEMPOTENCY_SECONDS = 24 * 3600
 _QUEUE_RETRY = 10  # seconds; a small fit takes less
 # Each is one step for Redis: a cancel and a worker cannot both win, nor two requests take the last
 # place, and no crash leaves a half. Each may be repeated: the client does so when the connection
-# broke before the answer. _CREATE counts as adapters those that are there and those that open jobs
-# will make.
+# broke before the answer. _CREATE counts as adapters and versions those that are there and those
+# that open jobs will make.
 _CREATE = """
-local open, adapters, jobs, tenants, earlier, prefix = unpack(KEYS)
-local most, most_adapters, adapter, id, spec, created, tenant, idempotent, seconds = unpack(ARGV)
+local open, adapters, versions, jobs, tenants, earlier, prefix = unpack(KEYS)
+local most, most_adapters, most_versions = unpack(ARGV, 1, 3)
+local adapter, id, spec, created, tenant, idempotent, seconds = unpack(ARGV, 4)
 local job = prefix .. ':' .. id
 if redis.call('hexists', job, 'state') == 1 then return {'', id} end
 local found = idempotent == '1' and redis.call('get', earlier)
 if found then return {'', found} end
 local waiting = redis.call('zrange', open, 0, -1)
 if #waiting >= tonumber(most) then return {'open jobs', #waiting} end
-if not redis.call('zscore', adapters, adapter) then
-  local coming, count = {}, redis.call('zcard', adapters)
-  for _, other in ipairs(waiting) do
-    local name = cjson.decode(redis.call('hget', prefix .. ':' .. other, 'spec') or '{}').adapter
-    if name and not coming[name] and not redis.call('zscore', adapters, name) then
-      coming[name] = true
-      count = count + 1
-    end
+local coming, count, of_this = {}, redis.call('zcard', adapters), redis.call('hlen', versions)
+for _, other in ipairs(waiting) do
+  local name = cjson.decode(redis.call('hget', prefix .. ':' .. other, 'spec') or '{}').adapter
+  if name == adapter then of_this = of_this + 1 end
+  if name and not coming[name] and not redis.call('zscore', adapters, name) then
+    coming[name] = true
+    count = count + 1
   end
-  if not coming[adapter] and count >= tonumber(most_adapters) then return {'adapters', count} end
 end
+local another = not redis.call('zscore', adapters, adapter) and not coming[adapter]
+if another and count >= tonumber(most_adapters) then return {'adapters', count} end
+if of_this >= tonumber(most_versions) then return {'versions', of_this} end
 if idempotent == '1' then redis.call('set', earlier, id, 'EX', seconds) end
 redis.call('hset', job, 'spec', spec, 'state', 'queued', 'created_at', created)
 redis.call('zadd', jobs, 0, id)
@@ -81,12 +83,21 @@ if redis.call('hexists', job, 'finished_at') == 1 then return 0 end
 redis.call('set', lease, worker, 'EX', seconds)
 return 1
 """
+# It also forgets jobs that ended long ago, a few at a time.
 _END = """
-local job, open = unpack(KEYS)
-redis.call('zrem', open, ARGV[1])
+local job, open, jobs, ended, prefix = unpack(KEYS)
+local id, finished, seconds = unpack(ARGV, 1, 3)
+redis.call('zrem', open, id)
 if redis.call('hexists', job, 'state') == 0 then return 0 end
-if redis.call('hsetnx', job, 'finished_at', ARGV[2]) == 0 then return 0 end
-redis.call('hset', job, unpack(ARGV, 3))
+if redis.call('hsetnx', job, 'finished_at', finished) == 0 then return 0 end
+redis.call('hset', job, unpack(ARGV, 4))
+local clock = tonumber(redis.call('time')[1])
+redis.call('zadd', ended, clock, id)
+for _, old in ipairs(redis.call('zrangebyscore', ended, 0, clock - seconds, 'LIMIT', 0, 100)) do
+  redis.call('del', prefix .. ':' .. old)
+  redis.call('zrem', jobs, old)
+  redis.call('zrem', ended, old)
+end
 return 1
 """
 _BUSY_TENANTS = key("tenants-with-jobs")
@@ -126,20 +137,30 @@ class Job:
         return self.state in _ENDED
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one tenant may have, `parallel`: of its open jobs, how many workers may share at once;
+    and for how many seconds an ended job is kept."""
+
+    open_jobs: int
+    adapters: int
+    versions: int  # of one adapter
+    parallel: int
+    kept_seconds: int
+
+
 class Jobs:
     """Takes jobs in, sends them out, and keeps how they stand."""
 
-    def __init__(
-        self, store: Store, broker: RedisBroker, max_open: int, max_adapters: int, parallel: int
-    ) -> None:
-        self._store, self._broker = store, broker
-        self._max_open, self._max_adapters, self._parallel = max_open, max_adapters, parallel
+    def __init__(self, store: Store, broker: RedisBroker, bounds: Bounds) -> None:
+        self._store, self._broker, self._bounds = store, broker, bounds
 
     def create(self, tenant: str, spec: JobSpec, idempotency_key: str | None = None) -> Job:
         """A new job; with the same idempotency key, the same job.
 
         Raises:
-            OverQuota: of open jobs, or of adapters when this would make one more.
+            OverQuota: of open jobs, of the adapter's versions, or of adapters when this would
+                make one more.
             Conflict: the idempotency key was used for another request.
         """
         job_id = self._create(tenant, spec, idempotency_key)
@@ -150,10 +171,15 @@ class Jobs:
         return job
 
     def _create(self, tenant: str, spec: JobSpec, idempotency_key: str | None) -> str:
-        names = ("open-jobs", "adapters", "jobs")
-        keys = [*(tenant_key(tenant, name) for name in names), _BUSY_TENANTS]
+        names = (("open-jobs",), ("adapters",), ("adapter", spec.adapter, "versions"), ("jobs",))
+        keys = [*(tenant_key(tenant, *name) for name in names), _BUSY_TENANTS]
         keys += [_idempotency(tenant, idempotency_key or ""), tenant_key(tenant, "job")]
-        limits = {"open jobs": self._max_open, "adapters": self._max_adapters}
+        bounds = self._bounds
+        limits = {
+            "open jobs": bounds.open_jobs,
+            "adapters": bounds.adapters,
+            "versions": bounds.versions,
+        }
         record = (spec.adapter, new_id("job"), json.dumps(asdict(spec)), now(), tenant)
         idempotent = ("1" if idempotency_key else "0", _IDEMPOTENCY_SECONDS)
         refused, outcome = self._store.eval(
@@ -172,7 +198,12 @@ class Jobs:
 
     def page(self, tenant: str, limit: int, cursor: str | None) -> Page[Job]:
         page = members(self._store, tenant_key(tenant, "jobs"), limit, cursor)
-        return Page([self.get(tenant, job_id) for job_id in page.items], page.cursor)
+        with self._store.pipeline() as pipe:
+            for job_id in page.items:
+                pipe.hgetall(_name(tenant, job_id))
+            records = zip(page.items, pipe.execute(), strict=True)
+        there = [_read(tenant, job_id, record) for job_id, record in records if record]
+        return Page(there, page.cursor)
 
     def cancel(self, tenant: str, job_id: str) -> Job:
         """Ends a queued job now and asks the worker of a running one to stop."""
@@ -186,7 +217,9 @@ class Jobs:
 
     def dispatch(self, tenant: str) -> None:
         """Sends the tenant's first open jobs that were not sent yet."""
-        open_jobs = self._store.zrange(tenant_key(tenant, "open-jobs"), 0, self._parallel - 1)
+        open_jobs = self._store.zrange(
+            tenant_key(tenant, "open-jobs"), 0, self._bounds.parallel - 1
+        )
         for job_id in open_jobs:
             if self._must_send(tenant, job_id):
                 self._broker.enqueue(FitJob(tenant, job_id).to_message())
@@ -255,8 +288,9 @@ class Jobs:
         name = _name(tenant, job_id)
         mapping = {k: json.dumps(v) for k, v in fields.items() if v is not None} | {"state": state}
         flat = [part for pair in mapping.items() for part in pair]
-        names = (name, tenant_key(tenant, "open-jobs"))
-        self._store.eval(_END, 2, *names, job_id, now(), *flat)
+        lists = ("open-jobs", "jobs", "ended-jobs", "job")
+        names = (name, *(tenant_key(tenant, part) for part in lists))
+        self._store.eval(_END, len(names), *names, job_id, now(), self._bounds.kept_seconds, *flat)
         self.dispatch(tenant)
 
 

@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -15,7 +17,7 @@ from service.client import Client
 from service.errors import NotFound, OverQuota, Unavailable
 from service.registry import Registry, open_registry
 from service.registry.datasets import Usage
-from service.registry.jobs import JobSpec
+from service.registry.jobs import Jobs, JobSpec
 from service.restore import restore
 from service.settings import Settings
 from tests.conftest import Api, away_from_workers, random_weights, start_api, upload
@@ -28,6 +30,7 @@ LIMITS = {
     "max_tenant_datasets": 2,
     "max_tenant_adapters": 2,
     "max_open_jobs": 4,
+    "max_versions": 4,
 }
 
 
@@ -126,6 +129,37 @@ def test_a_picture_that_could_not_be_stored_is_not_counted(
     assert registry.datasets.usage(tenant) == Usage(0, 0, 1)
 
 
+def test_a_place_that_a_dead_server_took_is_free_again_after_a_while(
+    registry: Registry, tenant: str, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.registry.datasets._RESERVED_SECONDS", 1)
+    for number in range(2):
+        registry.datasets.add(tenant, dataset, picture(number))
+    registry.datasets._take_place(tenant, 100)  # and then its server died
+    with pytest.raises(OverQuota):
+        registry.datasets.add(tenant, dataset, picture(2))
+    time.sleep(2.0)
+    registry.datasets.add(tenant, dataset, picture(2))
+    assert registry.datasets.usage(tenant) == Usage(3, 300, 1)
+
+
+def test_a_picture_that_was_stored_for_longer_than_its_place_was_kept_is_counted(
+    registry: Registry, tenant: str, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = registry.blobs.put
+
+    def slow(path: str, data: bytes) -> None:
+        put(path, data)
+        registry.store.delete(f"rmadapter:tenant:{tenant}:places")
+        for name, count in (("images", 1), ("bytes", 100)):  # as the next picture's place does
+            registry.store.set(f"rmadapter:tenant:{tenant}:{name}", count)
+
+    registry.datasets.add(tenant, dataset, picture(1))
+    monkeypatch.setattr(registry.blobs, "put", slow)
+    registry.datasets.add(tenant, dataset, picture(2))
+    assert registry.datasets.usage(tenant) == Usage(2, 200, 1)
+
+
 def test_deleting_gives_back_once(registry: Registry, tenant: str, dataset: str) -> None:
     other = registry.datasets.create(tenant, "other").id
     for number in range(2):
@@ -199,6 +233,34 @@ def test_a_job_for_an_adapter_too_many_is_refused_before_it_is_fitted(
         if not open_job.ended:
             registry.jobs.cancel(tenant, open_job.id)
     registry.jobs.create(tenant, spec("three"))
+
+
+def test_versions_of_an_adapter_are_a_quota_and_open_jobs_count(
+    registry: Registry, clip: FrozenCLIP, tenant: str
+) -> None:
+    for _ in range(3):
+        make(registry, clip, tenant, "one")
+    registry.jobs.create(tenant, spec("one"))
+    with pytest.raises(OverQuota, match="versions: 4 of 4 are used"):
+        registry.jobs.create(tenant, spec("one"))
+    registry.adapters.delete_version(tenant, "one", 1)
+    registry.jobs.create(tenant, spec("one"))
+
+
+def test_jobs_that_ended_long_ago_are_forgotten_and_open_ones_never(
+    registry: Registry, tenant: str
+) -> None:
+    bounds = replace(registry.jobs._bounds, kept_seconds=2)
+    jobs = Jobs(registry.store, registry.jobs._broker, bounds)
+    waits = jobs.create(tenant, spec("one"))
+    old = jobs.create(tenant, spec("one"))
+    jobs.cancel(tenant, old.id)
+    time.sleep(3.0)
+    latest = jobs.create(tenant, spec("one"))
+    jobs.cancel(tenant, latest.id)
+    assert [job.id for job in jobs.page(tenant, 10, None).items] == [waits.id, latest.id]
+    with pytest.raises(NotFound):
+        jobs.get(tenant, old.id)
 
 
 def test_a_refused_job_may_be_sent_again_under_its_idempotency_key(
