@@ -5,7 +5,7 @@ the tenant, `Manager` takes one that may manage it. Each also counts the call fo
 """
 
 import hmac
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Literal
 
 from fastapi import Depends, Request, Security
@@ -15,12 +15,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
+from service.engine import Admission
 from service.errors import Forbidden, Unauthorized
 from service.registry.tenants import Grant, Scope, hash_key
 from service.services import Services
 
 _GRANTED = "rmadapter.granted"  # in a request's scope
-_FOR_THE_DEVICE = ("/classify", "/v1/classify", "/v1/embeddings")
 _bearer = HTTPBearer(auto_error=False, description="a tenant's API key, or the admin key")
 
 
@@ -63,11 +63,7 @@ def require(scope: Scope, rate: Literal["classify", "manage"]) -> Callable[..., 
 
 
 class Gate:
-    """Reads no body for a key that is not known, nor pictures that would wait for too long.
-
-    FastAPI reads a body before it asks who sends it, and under overload it is the reading that
-    keeps the answers of others waiting.
-    """
+    """Reads no body for a key that is not known: FastAPI reads some before it asks whose it is."""
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app, self._services = app, services
@@ -91,9 +87,7 @@ class Gate:
         scheme, _, api_key = Headers(scope=scope).get("authorization", "").partition(" ")
         given = api_key.strip() if scheme.lower() == "bearer" else None
         if not _is_admin(self._services, given):
-            grant = _grant(scope, self._services, given)
-            if scope["path"] in _FOR_THE_DEVICE:
-                self._services.engine.check_wait(grant.tenant)
+            _grant(scope, self._services, given)
 
 
 def _grant(scope: ASGIScope, reach: Services, api_key: str | None) -> Grant:
@@ -114,7 +108,23 @@ def _is_admin(reach: Services, api_key: str | None) -> bool:
     return hmac.compare_digest(api_key.encode(), admin_key.get_secret_value().encode())
 
 
+async def refuse_early(request: Request, reach: Reach, credentials: Credentials) -> None:
+    """Raises TooMany for one whose pictures would wait for too long, by what is remembered alone.
+
+    Under overload most requests end here: before Redis is asked, and before a body is read.
+    """
+    known = reach.keys.last(hash_key(credentials.credentials)) if credentials else None
+    if known:
+        reach.engine.check_wait(known.tenant)
+
+
+async def _admitted(reach: Reach, tenant: "CurrentTenant") -> AsyncIterator[Admission]:
+    with reach.engine.admitted(tenant) as admission:
+        yield admission
+
+
 CurrentTenant = Annotated[str, Depends(require("classify", rate="classify"))]
+Admitted = Annotated[Admission, Depends(_admitted)]
 Reader = Annotated[str, Depends(require("classify", rate="manage"))]
 Manager = Annotated[str, Depends(require("manage", rate="manage"))]
 Admin = Depends(require_admin)

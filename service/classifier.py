@@ -25,7 +25,7 @@ from adapters.clip import FrozenCLIP
 from adapters.errors import BadImage
 from adapters.pixels import ImageLimits, Pixels, decode
 from service import metrics
-from service.engine import Engine, Feature, Row
+from service.engine import Admission, Engine, Feature, Row
 from service.errors import Invalid, Problem, TooLarge, Unavailable
 from service.recent import Recent
 from service.registry.adapters import Version
@@ -94,7 +94,7 @@ class Classifier:
         self._text: Recent[tuple[str, tuple[str, ...], str], Feature] = Recent(text_features)
 
     async def classify(
-        self, question: Question, files: Sequence[Upload]
+        self, question: Question, files: Sequence[Upload], admission: Admission
     ) -> tuple[list[Answer], Lease]:
         """Scores each file; a broken one is an answer with its error.
 
@@ -102,11 +102,12 @@ class Classifier:
             Invalid, BadClasses: no files, too many, unusable names; names what is wrong.
             TooMany: the queue is full. Unavailable: the deadline passed.
         """
+        admission.hold(len(files))
         self._check_files(files)
         check_classes(question.classes, self._limits.classes)
         for template in question.templates:
             check_template(template)
-        async with self._admitted(question.tenant, len(files), question.version) as lease:
+        async with self._in_time(question.version) as lease:
             tenant = question.tenant
             pixels = await asyncio.gather(*(self._decode(tenant, file.data) for file in files))
             texts = await self._text_features(question, lease)
@@ -121,14 +122,18 @@ class Classifier:
         return answers, lease
 
     async def embed(
-        self, tenant: str, version: Version | None, inputs: Sequence[str | Upload]
+        self,
+        tenant: str,
+        version: Version | None,
+        inputs: Sequence[str | Upload],
+        admission: Admission,
     ) -> tuple[list[Feature], int]:
         """Unit features of texts and pictures in one space, and the number of text tokens.
 
         Raises what `classify` raises; a broken picture is Invalid.
         """
-        pictures = sum(not isinstance(item, str) for item in inputs)
-        async with self._admitted(tenant, pictures, version) as lease:
+        admission.hold(sum(not isinstance(item, str) for item in inputs))
+        async with self._in_time(version) as lease:
             contents: list[Pixels | str] = []
             for i, item in enumerate(inputs):
                 content = item if isinstance(item, str) else await self._decode(tenant, item.data)
@@ -157,14 +162,11 @@ class Classifier:
         return dict(zip(distinct, lengths, strict=True))
 
     @asynccontextmanager
-    async def _admitted(
-        self, tenant: str, pictures: int, version: Version | None
-    ) -> AsyncIterator[Lease]:
-        """Within the deadline, counted as under way, and with the version's weights in a slot."""
+    async def _in_time(self, version: Version | None) -> AsyncIterator[Lease]:
+        """Within the deadline, and with the version's weights in a slot."""
         try:
-            with self._engine.admitted(tenant, pictures):
-                async with asyncio.timeout(self._limits.seconds), self._lease(version) as lease:
-                    yield lease
+            async with asyncio.timeout(self._limits.seconds), self._lease(version) as lease:
+                yield lease
         except TimeoutError as error:
             raise Unavailable(f"no answer within {self._limits.seconds:g} s") from error
 

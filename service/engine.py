@@ -89,6 +89,18 @@ class FairQueue:
         return taken
 
 
+class Admission:
+    """A request's place among those under way: one picture until it is known how many it holds."""
+
+    def __init__(self, engine: "Engine", tenant: str) -> None:
+        self._engine, self._tenant, self._pictures = engine, tenant, 1
+
+    def hold(self, pictures: int) -> None:
+        """So many pictures from now on."""
+        self._engine._count(self._tenant, pictures - self._pictures)
+        self._pictures = pictures
+
+
 class Engine:
     """Runs a backend on one thread. Thread-safe."""
 
@@ -158,21 +170,25 @@ class Engine:
         return self.call(self._backend.ping)
 
     @contextmanager
-    def admitted(self, tenant: str, pictures: int) -> Iterator[None]:
-        """Counts a request's pictures as under way, from before they are decoded to their answer.
+    def admitted(self, tenant: str) -> "Iterator[Admission]":
+        """Counts a request as under way, from before its body is read to its answer.
 
         Raises TooMany as `check_wait` does.
         """
         with self._wake:
             self.check_wait(tenant)
-            self._under_way[tenant] += pictures
+            self._count(tenant, 1)
+        admission = Admission(self, tenant)
         try:
-            yield
+            yield admission
         finally:
-            with self._wake:
-                self._under_way[tenant] -= pictures
-                if not self._under_way[tenant]:
-                    del self._under_way[tenant]
+            admission.hold(0)
+
+    def _count(self, tenant: str, pictures: int) -> None:
+        with self._wake:
+            self._under_way[tenant] += pictures
+            if not self._under_way[tenant]:
+                del self._under_way[tenant]
 
     def check_wait(self, tenant: str) -> None:
         """Raises TooMany if a new picture of this tenant would wait for longer than

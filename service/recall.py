@@ -34,3 +34,8 @@ class Recall(Generic[T]):
         with self._lock:
             self._known.keep(name, answer)
         return answer
+
+    def last(self, name: Hashable) -> T | None:
+        """What is remembered, unasked: it may have changed since."""
+        with self._lock:
+            return self._known.get(name)

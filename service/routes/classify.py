@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
-from service.auth import CurrentTenant, Reach
+from service.auth import Admitted, CurrentTenant, Reach, refuse_early
 from service.classifier import Answer, Question, Upload, default_template
 from service.errors import Invalid, Problem, problems_of
 from service.registry.adapters import Version
@@ -28,7 +28,7 @@ from service.schemas import (
 )
 from service.services import Services
 
-router = APIRouter(tags=["classify"])
+router = APIRouter(tags=["classify"], dependencies=[Depends(refuse_early)])
 
 _FORM = {
     "type": "object",
@@ -65,13 +65,15 @@ _BODY = {
 @router.post("/v1/classify", openapi_extra=_BODY)
 @router.post("/classify", openapi_extra=_BODY)
 async def classify(
-    request: Request, response: Response, reach: Reach, tenant: CurrentTenant
+    request: Request, response: Response, reach: Reach, tenant: CurrentTenant, admission: Admitted
 ) -> ClassifyOut:
     """Classifies pictures under any class names: multipart `files` or JSON `images`."""
     body, files = await _read(request, reach)
     version = await _version(reach, tenant, body.adapter, body.version)
     question = _question(tenant, version, body)
-    answers, lease = await unless_gone(request, reach.classifier.classify(question, files))
+    answers, lease = await unless_gone(
+        request, reach.classifier.classify(question, files, admission)
+    )
     if version:
         response.headers["x-adapter-cache"] = lease.tier
         response.headers["x-adapter-version"] = str(version.number)
@@ -86,13 +88,17 @@ async def classify(
 
 @router.post("/v1/embeddings")
 async def embeddings(
-    response: Response, reach: Reach, tenant: CurrentTenant, body: EmbeddingsIn
+    response: Response,
+    reach: Reach,
+    tenant: CurrentTenant,
+    admission: Admitted,
+    body: EmbeddingsIn,
 ) -> EmbeddingsOut:
     """Features of texts and pictures, in OpenAI's response shape."""
     version = await _version(reach, tenant, body.adapter, body.version)
     given = [body.input] if isinstance(body.input, str) else body.input
     inputs = [_text_or_picture(i, text) for i, text in enumerate(given)]
-    features, tokens = await reach.classifier.embed(tenant, version, inputs)
+    features, tokens = await reach.classifier.embed(tenant, version, inputs, admission)
     if version:
         response.headers["x-adapter-version"] = str(version.number)
     return EmbeddingsOut(

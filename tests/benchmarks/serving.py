@@ -128,7 +128,8 @@ def classify_vs_naive_swap(settings: Settings) -> Iterator[Row]:
 
 async def _classify(classifier: Classifier, version: Version, picture: bytes) -> object:
     question = Question(version.tenant, version, CLASSES, (version.template,), None, None)
-    return await classifier.classify(question, [Upload("p.jpg", picture)])
+    with classifier._engine.admitted(version.tenant) as admission:
+        return await classifier.classify(question, [Upload("p.jpg", picture)], admission)
 
 
 def ten_thousand_adapters_vs_one(settings: Settings) -> Iterator[Row]:
@@ -179,7 +180,9 @@ async def _embed_all(
     async def one(number: int) -> None:
         async with places:
             version = shelf.version(number)
-            await classifier.embed(version.tenant, version, [Upload("p.jpg", picture)])
+            with classifier._engine.admitted(version.tenant) as admission:
+                sent = [Upload("p.jpg", picture)]
+                await classifier.embed(version.tenant, version, sent, admission)
 
     await asyncio.gather(*map(one, numbers))
 

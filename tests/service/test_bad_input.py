@@ -6,8 +6,11 @@ import json
 import socket
 import struct
 import tarfile
+import time
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import numpy as np
@@ -237,16 +240,23 @@ def test_a_body_over_the_limit_is_413_before_it_is_all_read(
 def test_a_body_over_the_limit_by_its_own_word_is_413(
     api: Api, tenant: Client, dataset: str, path: str, kind: str
 ) -> None:
-    assert only_head(api, tenant, path.format(dataset=dataset), kind) == 413
+    assert only_head(api, tenant, path.format(dataset=dataset), kind, 31) == 413
 
 
-def only_head(api: Api, tenant: Client, path: str, kind: str) -> int:
+@contextmanager
+def head_alone(api: Api, tenant: Client, path: str, kind: str, mib: int) -> Iterator[socket.socket]:
+    """A connection on which a request's head was sent, and none of its body."""
     host, port = api.url.removeprefix("http://").split(":")
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\n"
-    head += f"content-length: {31 * MIB}\r\n"
+    head += f"content-length: {mib * MIB}\r\n"
     head += f"authorization: {tenant._http.headers['authorization']}\r\n\r\n"
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(head.encode())
+        yield connection
+
+
+def only_head(api: Api, tenant: Client, path: str, kind: str, mib: int) -> int:
+    with head_alone(api, tenant, path, kind, mib) as connection:
         return int(connection.recv(4096).split(b" ")[1])
 
 
@@ -257,6 +267,37 @@ def test_no_body_is_read_for_a_key_that_is_not_known(
     status, sent = send(api, path.format(dataset=dataset), kind, "rma_unknown", True, mib=25)
     assert status in (401, 0)
     assert sent < 20
+
+
+@pytest.mark.parametrize("path", ["/classify", "/v1/classify"])
+def test_nothing_is_read_or_looked_up_for_one_whose_pictures_would_wait_for_too_long(
+    api: Api, tenant: Client, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looked_up() -> int:
+        return int(api.services.registry.store.info("commandstats")["cmdstat_get"]["calls"])
+
+    tenant.call("GET", "/v1/datasets")  # its key is known
+    engine = api.services.engine
+    monkeypatch.setattr(engine, "_picture_seconds", 1.0)
+    with engine.admitted(tenant.tenant) as admission:
+        admission.hold(1000)
+        before = looked_up()
+        assert only_head(api, tenant, path, "multipart/form-data; boundary=b", 1) == 429
+        assert looked_up() == before
+    assert not engine._under_way
+
+
+def test_a_request_counts_as_under_way_while_its_body_is_still_coming(
+    api: Api, tenant: Client
+) -> None:
+    engine, deadline = api.services.engine, time.monotonic() + 10
+    with head_alone(api, tenant, "/classify", "multipart/form-data; boundary=b", 1):
+        while engine._under_way != {tenant.tenant: 1} and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert engine._under_way == {tenant.tenant: 1}
+    while engine._under_way and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not engine._under_way
 
 
 # --- classes ---

@@ -63,11 +63,13 @@ def test_a_tenant_is_refused_when_its_pictures_would_wait_for_too_long(
     """One tenant's flood is refused, another tenant's picture is not: it waits for one of them."""
     engine = Engine(backend, max_batch=1, max_queued_rows=1000, max_queue_seconds=2.0)
     engine._picture_seconds = 0.1  # as measured on the batches before
-    with engine.admitted("flood", 30):
-        with pytest.raises(TooMany, match=r"3\.0 s") as refused, engine.admitted("flood", 1):
+    with engine.admitted("flood") as flood:
+        flood.hold(30)
+        with pytest.raises(TooMany, match=r"3\.0 s") as refused, engine.admitted("flood"):
             pass
         assert refused.value.retry_after == 3
-        with engine.admitted("other", 19):
+        with engine.admitted("other") as other:
+            other.hold(19)
             with pytest.raises(TooMany, match=r"3\.9 s"):  # 19 of its own, 20 of the flood's
                 engine.check_wait("other")
             engine.check_wait("third")
