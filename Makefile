@@ -57,7 +57,7 @@ CUDA_BUILD := torch torchvision triton cuda-bindings cuda-pathfinder cuda-toolki
 
 # PyTorch's CPU build lies on an index of its own: the Dockerfile takes the GPU lock's versions there.
 lock: setup  ## the images' packages: exact versions and hashes
-	$(LOCK) --extra gpu --output-file docker/requirements.gpu.lock
-	$(LOCK) --extra cpu --constraint docker/requirements.gpu.lock \
+	$(LOCK) --extra gpu --extra otel --output-file docker/requirements.gpu.lock
+	$(LOCK) --extra cpu --extra otel --constraint docker/requirements.gpu.lock \
 		$$(for name in $(CUDA_BUILD); do echo --no-emit-package $$name; done) \
 		--output-file docker/requirements.cpu.lock

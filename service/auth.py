@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
+from service import logs
 from service.engine import Admission
 from service.errors import Forbidden, Unauthorized
 from service.registry.tenants import Grant, Scope, hash_key
@@ -54,6 +55,7 @@ def require(scope: Scope, rate: Literal["classify", "manage"]) -> Callable[..., 
         if _is_admin(reach, api_key):
             raise Forbidden("the admin key is for /v1/tenants; this needs a tenant's key")
         grant = _grant(request.scope, reach, api_key)
+        logs.note(tenant=grant.tenant)
         reach.registry.rates.take(grant.tenant, rate)
         if grant.scope not in (scope, "manage"):
             raise Forbidden(f"the key's scope is {grant.scope}; this needs the scope {scope}")

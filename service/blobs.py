@@ -14,6 +14,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from service import metrics
 from service.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:  # that is where obstore has them
@@ -108,4 +109,5 @@ def _translated(path: str) -> Iterator[None]:
     except (NotFoundError, FileNotFoundError) as error:
         raise NotFound(f"there is no blob {path}") from error
     except (BaseError, OSError) as error:
+        metrics.STORE_ERRORS.labels("blobs").inc()
         raise Unavailable("the object store does not answer") from error

@@ -24,7 +24,7 @@ from adapters.classify import (
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadImage
 from adapters.pixels import ImageLimits, Pixels, decode
-from service import metrics
+from service import metrics, tracing
 from service.engine import Admission, Engine, Feature, Row
 from service.errors import Invalid, Problem, TooLarge, Unavailable
 from service.recent import Recent
@@ -109,7 +109,8 @@ class Classifier:
             check_template(template)
         async with self._in_time(question.version) as lease:
             tenant = question.tenant
-            pixels = await asyncio.gather(*(self._decode(tenant, file.data) for file in files))
+            with tracing.span("decode", pictures=len(files)):
+                pixels = await asyncio.gather(*(self._decode(tenant, file.data) for file in files))
             texts = await self._text_features(question, lease)
             good = [p for p in pixels if not isinstance(p, BadImage)]
             rows = iter(await self._run(question.tenant, lease, good, one_by_one=True))
@@ -249,13 +250,14 @@ class Classifier:
         rows = [Row(tenant, lease.slot, content) for content in contents]
         if not rows:
             return []
-        self._engine.submit(rows)
-        waiting = [asyncio.wrap_future(row.future) for row in rows]
-        try:
-            results = await asyncio.gather(*waiting, return_exceptions=True)
-        except asyncio.CancelledError:  # the client has gone, or the deadline passed
-            self._engine.withdraw(rows)
-            raise
+        with tracing.span("queue and device", rows=len(rows)):
+            self._engine.submit(rows)
+            waiting = [asyncio.wrap_future(row.future) for row in rows]
+            try:
+                results = await asyncio.gather(*waiting, return_exceptions=True)
+            except asyncio.CancelledError:  # the client has gone, or the deadline passed
+                self._engine.withdraw(rows)
+                raise
         for result in results:
             if isinstance(result, BaseException) and not (
                 one_by_one and isinstance(result, Exception)

@@ -1,6 +1,5 @@
 """The command line: `rmadapter …`."""
 
-import logging
 import os
 import signal
 import threading
@@ -14,6 +13,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from service import logs, tracing
 from service.client import Client, ClientError, Json
 from service.console import err, errors, out, print_json
 from service.evaluate import evaluate_app
@@ -33,8 +33,7 @@ Adapter = Annotated[str, typer.Option(help="the adapter's name")]
 @app.callback()
 def main() -> None:
     """An image classifier of your own from a handful of labelled photos."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.set_up("text", "info")
 
 
 @app.command()
@@ -54,7 +53,7 @@ def up(
     given = {k: v for k, v in locals().items() if k in Settings.model_fields and v is not None}
     keep_freed_memory()
     with errors():
-        run_up(Settings(**given))
+        run_up(_observed(Settings(**given), "rmadapter"))
 
 
 @app.command()
@@ -66,7 +65,7 @@ def serve() -> None:
 
     keep_freed_memory()
     with errors():
-        settings = Settings()
+        settings = _observed(Settings(), "rmadapter-api")
         with listen(settings) as listener:
             serve_app(open_services(settings), listener, settings.drain_seconds)
 
@@ -76,6 +75,8 @@ def worker(
     parent: Annotated[int | None, typer.Option(hidden=True, help="end when it does")] = None,
 ) -> None:
     """A training worker alone, against the same. SIGTERM: ends the fit in hand, then stops."""
+    from prometheus_client import start_http_server
+
     from adapters.memory import keep_freed_memory
     from service.desk import RegistryDesk
     from service.services import broker_of, clip_of, image_limits, registry_of
@@ -83,7 +84,9 @@ def worker(
 
     keep_freed_memory()
     with errors():
-        settings, stop = Settings(), threading.Event()
+        settings, stop = _observed(Settings(), "rmadapter-worker"), threading.Event()
+        if settings.worker_metrics_port:
+            start_http_server(settings.worker_metrics_port)
         registry = registry_of(settings)
         registry.refuse_newer()
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -93,6 +96,14 @@ def worker(
         clip = clip_of(settings)
         desk = RegistryDesk(registry, clip, image_limits(settings), settings.min_images)
         training_worker.run(broker_of(settings), clip, desk, stop)
+        tracing.flush()
+
+
+def _observed(settings: Settings, name: str) -> Settings:
+    """Logs as the settings say, and traces where OTEL_* variables say."""
+    logs.set_up(settings.log_format, settings.log_level)
+    tracing.set_up(name)
+    return settings
 
 
 @app.command()

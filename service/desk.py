@@ -8,12 +8,14 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 from adapters.artifact import Artifact, Manifest, encode
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadDataset
 from adapters.pixels import ImageLimits
+from service import logs, metrics, tracing
 from service.errors import Conflict, Unavailable
 from service.params import FitParams
 from service.registry import Registry
@@ -63,6 +65,17 @@ class RegistryDesk:
         self._limits, self._min_images = limits, min_images
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._next_progress = 0.0
+        self._claimed_at = time.monotonic()
+
+    @contextmanager
+    def at_work(self, job: FitJob) -> Iterator[None]:
+        trace = None
+        if tracing.is_on():
+            with suppress(Unavailable):
+                trace = self._registry.jobs.trace(job.tenant, job.job)
+        about = {"tenant": job.tenant, "job": job.job}
+        with logs.about(**about), tracing.span("fit", trace, **about):
+            yield
 
     @_patiently
     def claim(self, job: FitJob) -> bool:
@@ -76,6 +89,7 @@ class RegistryDesk:
             self.cancelled(job)
             return False
         log.info("job %s: attempt %d", job.job, claimed.attempts)
+        self._claimed_at = time.monotonic()
         return True
 
     def _take(self, job: FitJob) -> Job | None:
@@ -144,6 +158,8 @@ class RegistryDesk:
         if not self.renew(job):
             return
         self._registry.jobs.end(job.tenant, job.job, state, **fields)
+        metrics.FITS.labels(state).inc()
+        metrics.FIT_SECONDS.observe(time.monotonic() - self._claimed_at)
         self._registry.jobs.release(job, self._worker)
 
     def _manifest(self, job: FitJob, adapter: str, number: int, outcome: Outcome) -> Manifest:

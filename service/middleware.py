@@ -1,20 +1,24 @@
 """What wraps every request: its id, its metrics, and the limit of its body."""
 
+import logging
 import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import metrics
+from service import logs, metrics
 from service.errors import TooLarge
 
+log = logging.getLogger("rmadapter.access")
+
 _MAX_REQUEST_ID = 128
+_UNLOGGED = ("/healthz", "/readyz", "/metrics")  # asked every few seconds, by nobody
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # a client may make up any
 
 
 class Observe:
-    """Answers with `x-request-id`, the client's own if it sent one, and counts by route."""
+    """Answers with `x-request-id`, the client's own if it sent one; counts and logs by route."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -34,14 +38,21 @@ class Observe:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        try:
-            await self._app(scope, receive, send_counted)
-        finally:
-            route = getattr(scope.get("route"), "path", "unknown")
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            metrics.REQUESTS.labels(method, route, str(status)).inc()
-            seconds = time.monotonic() - started
-            metrics.REQUEST_SECONDS.labels(method, route).observe(seconds)
+        with logs.about(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_counted)
+            finally:
+                self._done(scope, status, time.monotonic() - started)
+
+    def _done(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unknown")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        metrics.REQUESTS.labels(method, route, str(status)).inc()
+        metrics.REQUEST_SECONDS.labels(method, route).observe(seconds)
+        if route not in _UNLOGGED:
+            ms = round(1000 * seconds, 1)
+            line = {"method": method, "route": route, "status": status, "ms": ms}
+            log.info("%s %s %d %.1f ms", *line.values(), extra=line)
 
 
 class BodyLimit:

@@ -27,6 +27,13 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address that the API listens on")
     port: int = Field(8000, description="its port")
+    log_format: Literal["text", "json"] = Field("text", description="of the log's lines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the least that is logged"
+    )
+    worker_metrics_port: int = Field(
+        0, description="where a worker serves its Prometheus metrics; 0: nowhere"
+    )
     data_dir: Path = Field(
         Path.home() / ".rmadapter", description="where `up` keeps Redis, blobs and keys"
     )

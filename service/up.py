@@ -19,6 +19,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from adapters.errors import RMAdapterError
+from service import tracing
 from service.app import create_app
 from service.errors import Unauthorized
 from service.redis_server import RedisServer
@@ -58,9 +59,13 @@ def up(settings: Settings) -> None:
 
 def serve_app(services: Services, listener: socket.socket, drain_seconds: float) -> None:
     """Serves until SIGINT or SIGTERM, then drains, and finishes what it accepted."""
+    app = create_app(services)
+    tracing.trace_requests(app)
     config = uvicorn.Config(
-        create_app(services),
+        app,
+        log_config=None,  # the service's own, which also says more of each request
         log_level="warning",
+        access_log=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     _DrainingServer(config, services.draining, drain_seconds).run(sockets=[listener])
@@ -86,6 +91,7 @@ class _DrainingServer(uvicorn.Server):
         while time.monotonic() < deadline and not self.force_exit:  # a second signal
             await asyncio.sleep(0.05)
         await super().shutdown(sockets)
+        tracing.flush()  # here: uvicorn ends the process by the signal that stopped it
 
 
 @contextmanager

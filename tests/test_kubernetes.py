@@ -88,10 +88,23 @@ def test_ports_are_named_where_they_are_used(objects: list[Object]) -> None:
     assert named == {"http": Settings.model_fields["port"].default}
     used = [port["targetPort"] for port in of_kind(objects, "Service")["api"]["spec"]["ports"]]
     used += [api[probe]["httpGet"]["port"] for probe in api if probe.endswith("Probe")]
+    told = pods(objects)["api"]["metadata"]["annotations"]["prometheus.io/port"]
+    assert told == str(named["http"])
     policy = of_kind(objects, "NetworkPolicy")["api"]["spec"]
     used += [port["port"] for rule in policy["ingress"] for port in rule["ports"]]
     assert len(used) == 5
     assert set(used) == set(named)
+
+
+def test_a_workers_metrics_are_where_prometheus_is_told(objects: list[Object]) -> None:
+    pod = pods(objects)["worker"]
+    (port,) = container(pod)["ports"]
+    (variable,) = container(pod)["env"]
+    assert variable["name"] == "RMADAPTER_WORKER_METRICS_PORT"
+    told = pod["metadata"]["annotations"]["prometheus.io/port"]
+    assert variable["value"] == told == str(port["containerPort"])
+    (rule,) = of_kind(objects, "NetworkPolicy")["worker"]["spec"]["ingress"]
+    assert rule["ports"] == [{"port": port["name"], "protocol": "TCP"}]
 
 
 def test_probes_ask_routes_of_the_app(objects: list[Object]) -> None:

@@ -6,6 +6,7 @@ What it must know of records and blobs is a `Desk`, which the service gives it.
 import logging
 import threading
 import traceback
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -60,6 +61,9 @@ class Outcome:
 class Desk(Protocol):
     """Where jobs come from and results go; the service implements it."""
 
+    def at_work(self, job: FitJob) -> AbstractContextManager[None]:
+        """Around all work on a job, so that what is logged within says whose it is."""
+
     def claim(self, job: FitJob) -> bool:
         """Takes a job; False when there is nothing left to do."""
 
@@ -90,7 +94,8 @@ def run(broker: RedisBroker, clip: FrozenCLIP, desk: Desk, stop: threading.Event
 
     @dramatiq.actor(broker=broker, queue_name=QUEUE, actor_name=ACTOR)
     def fit_actor(tenant: str, job: str) -> None:
-        work(clip, desk, FitJob(tenant, job))
+        with desk.at_work(FitJob(tenant, job)):
+            work(clip, desk, FitJob(tenant, job))
 
     worker = dramatiq.Worker(broker, queues={QUEUE}, worker_threads=1)
     worker.queue_prefetch = 1  # what one worker holds, another cannot take

@@ -155,8 +155,14 @@ class Jobs:
     def __init__(self, store: Store, broker: RedisBroker, bounds: Bounds) -> None:
         self._store, self._broker, self._bounds = store, broker, bounds
 
-    def create(self, tenant: str, spec: JobSpec, idempotency_key: str | None = None) -> Job:
-        """A new job; with the same idempotency key, the same job.
+    def create(
+        self,
+        tenant: str,
+        spec: JobSpec,
+        idempotency_key: str | None = None,
+        trace: str | None = None,
+    ) -> Job:
+        """A new job; with the same idempotency key, the same job. `trace`: what it is part of.
 
         Raises:
             OverQuota: of open jobs, of the adapter's versions, or of adapters when this would
@@ -167,6 +173,8 @@ class Jobs:
         job = self.get(tenant, job_id)
         if job.spec != spec:
             raise Conflict("this Idempotency-Key was used for another request")
+        if trace:
+            self._store.hsetnx(_name(tenant, job_id), "trace", trace)
         self.dispatch(tenant)
         return job
 
@@ -204,6 +212,11 @@ class Jobs:
             records = zip(page.items, pipe.execute(), strict=True)
         there = [_read(tenant, job_id, record) for job_id, record in records if record]
         return Page(there, page.cursor)
+
+    def trace(self, tenant: str, job_id: str) -> str | None:
+        """What the job is part of: W3C's traceparent."""
+        trace: str | None = self._store.hget(_name(tenant, job_id), "trace")
+        return trace
 
     def cancel(self, tenant: str, job_id: str) -> Job:
         """Ends a queued job now and asks the worker of a running one to stop."""
@@ -245,8 +258,10 @@ class Jobs:
 
     def waiting(self) -> int:
         """Open jobs of all tenants."""
-        tenants = self._store.smembers(_BUSY_TENANTS)
-        return sum(self._store.zcard(tenant_key(tenant, "open-jobs")) for tenant in tenants)
+        with self._store.pipeline(transaction=False) as pipe:
+            for tenant in self._store.smembers(_BUSY_TENANTS):
+                pipe.zcard(tenant_key(tenant, "open-jobs"))
+            return sum(pipe.execute())
 
     def claim(self, job: FitJob, worker: str) -> Job | None:
         """Takes a job for one worker; None when there is nothing to do: ended or gone.

@@ -15,6 +15,7 @@ import redis
 from redis.client import Pipeline
 from redis.connection import AbstractConnection
 
+from service import metrics
 from service.errors import Invalid, NewerFormat, Problem, Unavailable
 from service.registry.formats import check_format
 
@@ -49,9 +50,11 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (redis.ConnectionError, redis.TimeoutError) as error:
+        metrics.STORE_ERRORS.labels("redis").inc()
         raise Unavailable("Redis does not answer") from error
     except redis.ResponseError as error:
         if any(refusal in str(error) for refusal in _REFUSALS):
+            metrics.STORE_ERRORS.labels("redis").inc()
             raise Unavailable("Redis cannot write now") from error
         raise
 

@@ -1,6 +1,7 @@
 """/healthz, /readyz, /metrics."""
 
 import asyncio
+from contextlib import suppress
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
@@ -8,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.concurrency import run_in_threadpool
 
 from adapters.errors import RMAdapterError
+from service import metrics
 from service.auth import Reach
 from service.services import Services
 
@@ -37,8 +39,10 @@ async def readyz(reach: Reach) -> JSONResponse:
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics() -> Response:
+def metrics_text(reach: Reach) -> Response:
     """Prometheus's text format."""
+    with suppress(RMAdapterError):  # Redis is away: the last number stands
+        metrics.OPEN_JOBS.set(reach.registry.jobs.waiting())
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 

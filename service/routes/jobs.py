@@ -9,6 +9,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from adapters.classify import check_template
+from service import tracing
 from service.auth import Manager, Reach
 from service.desk import check_labels
 from service.errors import Invalid, Problem
@@ -39,7 +40,7 @@ def create_job(
         raise Invalid("the rank is above the server's", Problem("params.rank", limit))
     params = body.params.model_dump(exclude_defaults=True)
     spec = JobSpec(body.dataset, body.adapter, params, body.publish)
-    job = reach.registry.jobs.create(tenant, spec, idempotency_key)
+    job = reach.registry.jobs.create(tenant, spec, idempotency_key, tracing.here())
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return JobOut.of(job)
 

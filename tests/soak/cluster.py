@@ -33,6 +33,7 @@ class Process:
 
     def __init__(self, command: str, settings: Settings, log: Path) -> None:
         self.command, self.settings, self.log = command, settings, log
+        self.environment: dict[str, str] = {}  # variables beside those of the settings
         self._process: multiprocessing.process.BaseProcess | None = None
 
     @property
@@ -46,7 +47,8 @@ class Process:
 
     def start(self, max_file_bytes: int | None = None) -> None:
         """Does not wait until it is ready. `max_file_bytes`: as if the disk were full then."""
-        arguments = (self.command, self.settings.environment(), str(self.log), max_file_bytes)
+        environment = self.settings.environment() | self.environment
+        arguments = (self.command, environment, str(self.log), max_file_bytes)
         self._process = _FORKS.Process(target=_run, args=arguments, daemon=True)
         self._process.start()
 
