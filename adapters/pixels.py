@@ -76,6 +76,23 @@ def decode(data: bytes, spec: PixelSpec, limits: ImageLimits = ImageLimits()) ->
     return _crop(image, box, spec)
 
 
+def thumbnail(data: bytes, size: int, limits: ImageLimits = ImageLimits()) -> bytes:
+    """The picture upright and cropped to a square of `size` pixels, as a JPEG.
+
+    Raises what `decode` raises.
+    """
+    pixels = decode(data, PixelSpec(size, (0.0,) * 3, (1.0,) * 3), limits)
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def media_type(data: bytes) -> str:
+    """What the bytes of a picture that was decoded before are: image/jpeg, …"""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return Image.MIME[image.format or "JPEG"]
+
+
 def _open(data: bytes, size: int, limits: ImageLimits) -> tuple[Image.Image, _Box]:
     """The picture upright in RGB, maybe at reduced scale, and the part of it that is picture."""
     try:

@@ -33,7 +33,7 @@ from service.errors import (
     problems_of,
 )
 from service.middleware import BodyLimit, Observe
-from service.routes import adapters, classify, datasets, health, jobs, keys, tenants
+from service.routes import adapters, classify, datasets, health, jobs, keys, tenants, web
 from service.schemas import ProblemOut
 from service.services import Services
 
@@ -78,6 +78,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     for routes in (tenants, keys, datasets, jobs, adapters, classify, health):
         app.include_router(routes.router)
+    web.mount(app)
     app.add_middleware(Gate, services=services)
     app.add_middleware(BodyLimit, limit=services.settings.max_body_bytes)
     app.add_middleware(Observe)

@@ -107,10 +107,12 @@ class RegistryDesk:
     def load(self, job: FitJob) -> Task:
         spec = self._job(job).spec
         check_labels(self._registry.datasets.get(job.tenant, spec.dataset).labels, self._min_images)
-        digest = hashlib.sha256()
-        samples = _digested(self._registry.datasets.samples(job.tenant, spec.dataset), digest)
+        digest, names = hashlib.sha256(), list[str]()
+        stored = self._registry.datasets.samples(job.tenant, spec.dataset)
+        samples = _digested(stored, digest, names)
         images = image_set(samples, self._clip.spec, self._limits)
-        return Task(images, FitParams(**spec.params).settings(self._clip), digest.hexdigest())
+        settings = FitParams(**spec.params).settings(self._clip)
+        return Task(images, settings, digest.hexdigest(), tuple(names))
 
     def renew(self, job: FitJob) -> bool:
         return self._registry.jobs.renew(job, self._worker)
@@ -132,7 +134,7 @@ class RegistryDesk:
         number = self._registry.jobs.reserve_version(
             job, self._registry.adapters.next_number(job.tenant, spec.adapter)
         )
-        manifest = self._manifest(job, spec.adapter, number, outcome)
+        manifest = self._manifest(job, spec.adapter, number, spec.dataset, outcome)
         version = self._registry.adapters.add(manifest, encode(Artifact(manifest, outcome.weights)))
         published = self._publish(version, spec.publish)
         self._end(job, "succeeded", metrics=version.metrics, published=published)
@@ -162,12 +164,14 @@ class RegistryDesk:
         metrics.FIT_SECONDS.observe(time.monotonic() - self._claimed_at)
         self._registry.jobs.release(job, self._worker)
 
-    def _manifest(self, job: FitJob, adapter: str, number: int, outcome: Outcome) -> Manifest:
+    def _manifest(
+        self, job: FitJob, adapter: str, number: int, dataset: str, outcome: Outcome
+    ) -> Manifest:
         clip, config = self._clip, outcome.settings.adapter
         info = {
             "job": job.job,
             "settings": outcome.settings.to_dict(),
-            "metrics": outcome.metrics,
+            "metrics": outcome.metrics | {"dataset": dataset},
             "data_digest": outcome.data_digest,
         }
         return Manifest(
@@ -197,9 +201,14 @@ class RegistryDesk:
         )
 
 
-def _digested(samples: Iterator[Sample], digest: "hashlib._Hash") -> Iterator[Sample]:
+def _digested(
+    samples: Iterator[Sample], digest: "hashlib._Hash", names: list[str]
+) -> Iterator[Sample]:
+    """Passes them on; adds to the digest of all, and the SHA-256 of each to the names."""
     for sample in samples:
-        digest.update(f"{sample.label}\0".encode() + hashlib.sha256(sample.data).digest())
+        own = hashlib.sha256(sample.data)
+        digest.update(f"{sample.label}\0".encode() + own.digest())
+        names.append(own.hexdigest())
         yield sample
 
 

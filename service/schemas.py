@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from service.params import FitParams, Template, Text, Writable
 from service.registry.adapters import Adapter, Version
-from service.registry.datasets import Dataset
+from service.registry.datasets import Dataset, Image
 from service.registry.jobs import Job
 from service.registry.tenants import Key, Scope, Tenant
 
@@ -93,6 +93,23 @@ class DatasetOut(BaseModel):
         )
 
 
+class ImageOut(BaseModel):
+    """`image` is the SHA-256 of the picture as it was sent."""
+
+    image: str
+    label: str
+    name: str
+    bytes: int
+
+    @classmethod
+    def of(cls, image: Image) -> "ImageOut":
+        return cls(image=image.digest, label=image.label, name=image.name, bytes=image.bytes)
+
+
+class MoveIn(_In):
+    label: Text = Field(description="the class that the picture goes to")
+
+
 class RejectedOut(BaseModel):
     file: str
     reason: str
@@ -101,6 +118,9 @@ class RejectedOut(BaseModel):
 class UploadOut(BaseModel):
     accepted: int
     rejected: list[RejectedOut]
+    duplicates: list[str] = Field(
+        [], description="of the accepted, files whose picture was in that class already"
+    )
     labels: dict[str, int]
 
 

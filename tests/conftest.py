@@ -34,6 +34,10 @@ os.environ.setdefault("RMADAPTER_BACKEND", "torch")  # exporting to ONNX is for 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", action="store_true", help="take the pictures of docs/console")
+
+
 @pytest.fixture(scope="session")
 def clip() -> FrozenCLIP:
     keep_freed_memory()

@@ -23,7 +23,7 @@ from training.fit import (
     prepare,
     steps_of,
 )
-from training.report import Report, report
+from training.report import Mistake, Report, mistakes, report
 
 FOLDS = 4
 ENOUGH = 200  # pictures held back that say enough: ±7 points at worst; then one fold does
@@ -37,6 +37,7 @@ class Evaluation:
     adapted: Report | None
     zero_shot: Report | None
     logit_scale: float  # 1/τ for serving
+    mistakes: tuple[Mistake, ...] = ()  # of the adapter, the surest first
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,10 +97,12 @@ def _evaluate(
         return Evaluation(None, None, clip.logit_scale)
     rows = torch.cat(folds)
     labels = data.labels[rows]
-    adapted = report(torch.cat(judged), labels, data.classes, clip.logit_scale)
+    found = torch.cat(judged).cpu()
+    adapted = report(found, labels, data.classes, clip.logit_scale)
+    wrong = mistakes(found, labels, rows, data.classes, adapted.logit_scale)
     frozen = cosines(clip, prepared, None, rows)
     zero_shot = report(frozen, labels, data.classes, clip.logit_scale)
-    return Evaluation(adapted, zero_shot, adapted.logit_scale)
+    return Evaluation(adapted, zero_shot, adapted.logit_scale, wrong)
 
 
 class _TotalProgress:

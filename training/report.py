@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 _Z95 = 1.959964  # the normal's 97.5 % quantile
 _BINS = 10  # of the calibration error, as Guo et al. 2017 draw them (they use 15 for 10,000 images)
+_MISTAKES = 12  # that a report shows
 _KEEP = 0.95  # the suggested min_score keeps this share of the right answers
 
 
@@ -58,6 +59,28 @@ def report(cosines: Tensor, labels: Tensor, classes: tuple[str, ...], logit_scal
         logit_scale=scale,
         calibration_error=calibration_error(top, right),
         min_score=float(torch.quantile(top[right], 1 - _KEEP)) if right.any() else 0.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A picture, by its row, that was called something else than it is, with that score."""
+
+    row: int
+    label: str
+    called: str
+    score: float
+
+
+def mistakes(
+    cosines: Tensor, labels: Tensor, rows: Tensor, classes: tuple[str, ...], logit_scale: float
+) -> tuple[Mistake, ...]:
+    """The surest of them, worst first. cosines float32 [N, C]; labels and rows int64 [N]."""
+    top, called = F.softmax(logit_scale * cosines, dim=1).max(1)
+    wrong = (called != labels).nonzero().squeeze(1)
+    worst = wrong[top[wrong].argsort(descending=True)][:_MISTAKES].tolist()
+    return tuple(
+        Mistake(int(rows[i]), classes[labels[i]], classes[called[i]], float(top[i])) for i in worst
     )
 
 

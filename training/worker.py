@@ -18,7 +18,7 @@ from adapters.bank import AdapterWeights, export
 from adapters.clip import FrozenCLIP
 from adapters.errors import RMAdapterError
 from training.data import ImageSet
-from training.evaluation import evaluate_and_fit
+from training.evaluation import Evaluation, evaluate_and_fit
 from training.fit import FitSettings, Progress
 from training.jobs import ACTOR, QUEUE, FitJob
 
@@ -44,6 +44,7 @@ class Task:
     images: ImageSet
     settings: FitSettings
     data_digest: str  # of the pictures as they were sent
+    names: tuple[str, ...]  # of each picture, for the report
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +155,16 @@ def _fit(clip: FrozenCLIP, desk: Desk, job: FitJob, lease: "_Lease") -> Outcome:
         settings,
         evaluation.logit_scale,
         task.data_digest,
-        evaluation.to_dict(),
+        _named(evaluation, task.names),
     )
+
+
+def _named(evaluation: Evaluation, names: tuple[str, ...]) -> dict[str, Any]:
+    """With each mistake's picture in place of its row."""
+    metrics = evaluation.to_dict()
+    for mistake in metrics["mistakes"]:
+        mistake["image"] = names[mistake.pop("row")]
+    return metrics
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -9,14 +9,15 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from service.blobs import Blobs
-from service.errors import NotFound, OverQuota
+from service.errors import Invalid, NotFound, OverQuota, Problem
 from service.registry.store import Page, Store, members, new_id, now, tenant_key
 from training.data import Sample
 
+_MAX_CURSOR = 19  # digits of 64 bits
 _RESERVED_SECONDS = 600  # a place that was taken for a picture and not used by then is free again
 
 # Each is one step for Redis, so that the counts of a tenant agree with what is stored, whatever
@@ -69,6 +70,17 @@ redis.call('decr', KEYS[1])
 redis.call('decrby', KEYS[2], image.bytes)
 return record
 """
+_MOVE = """
+local record = redis.call('hget', KEYS[4], ARGV[1])
+if not record then return end
+local image = cjson.decode(record)
+if image.label ~= ARGV[2] then
+  redis.call('hincrby', KEYS[5], image.label, -1)
+  redis.call('hincrby', KEYS[5], ARGV[2], 1)
+end
+redis.call('hset', KEYS[4], ARGV[1], ARGV[3])
+return record
+"""
 _DELETE = """
 if redis.call('del', KEYS[3]) == 0 then return end
 redis.call('decrby', KEYS[1], redis.call('hlen', KEYS[4]))
@@ -104,6 +116,16 @@ class Added:
     label: str
     digest: str
     new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture of a data set; `digest` is the SHA-256 of its bytes as they were sent."""
+
+    digest: str
+    label: str
+    name: str
+    bytes: int
 
 
 class Datasets:
@@ -173,7 +195,7 @@ class Datasets:
         return Added(sample.label, digest, new=outcome == "new")
 
     def _put(self, tenant: str, dataset_id: str, sample: Sample, digest: str) -> None:
-        folder = f"{_folder(tenant, dataset_id)}/images/{_label_hash(sample.label)}"
+        folder = _class_folder(tenant, dataset_id, sample.label)
         self._blobs.put(f"{folder}/label.json", json.dumps({"label": sample.label}).encode())
         self._blobs.put(f"{folder}/{digest}", sample.data)
 
@@ -207,9 +229,53 @@ class Datasets:
         """Takes one picture out; also well when it is not there."""
         record = self._run(_REMOVE, tenant, dataset_id, digest)
         if record:
-            label = json.loads(record)["label"]
-            folder = f"{_folder(tenant, dataset_id)}/images/{_label_hash(label)}"
-            self._blobs.delete(f"{folder}/{digest}")
+            image = _image(digest, record)
+            self._blobs.delete(f"{_class_folder(tenant, dataset_id, image.label)}/{digest}")
+
+    def images(
+        self, tenant: str, dataset_id: str, label: str | None, limit: int, cursor: str | None
+    ) -> Page[Image]:
+        """Some of its pictures, or of one class: about `limit`, as Redis scans them.
+
+        While pictures come and go one may be in two pages, but one that stays is in one at least.
+        """
+        self.get(tenant, dataset_id)
+        name, found, at = tenant_key(tenant, "dataset", dataset_id, "images"), [], _position(cursor)
+        while True:
+            at, some = self._store.hscan(name, at, count=limit)
+            found += [_image(digest, record) for digest, record in some.items()]
+            found = [image for image in found if label in (None, image.label)]
+            if at == 0 or len(found) >= limit:
+                return Page(found, str(at) if at else None)
+
+    def image(self, tenant: str, dataset_id: str, digest: str) -> Image:
+        """Raises NotFound."""
+        self.get(tenant, dataset_id)
+        images = tenant_key(tenant, "dataset", dataset_id, "images")
+        record = self._store.hget(images, digest)
+        if record is None:
+            raise NotFound(f"there is no picture {digest[:64]} in this data set")
+        return _image(digest, record)
+
+    def data(self, tenant: str, dataset_id: str, image: Image) -> bytes:
+        """A picture as it was sent."""
+        return self._blobs.get(f"{_class_folder(tenant, dataset_id, image.label)}/{image.digest}")
+
+    def move(self, tenant: str, dataset_id: str, digest: str, label: str) -> Image:
+        """Puts a picture into another class. Raises NotFound.
+
+        Between the first and the last step it lies in both: a restore then takes one of them.
+        """
+        before = self.image(tenant, dataset_id, digest)
+        after = replace(before, label=label)
+        if before.label != label:
+            sample = Sample(label, before.name, self.data(tenant, dataset_id, before))
+            self._put(tenant, dataset_id, sample, digest)
+            record = json.dumps({"label": label, "name": after.name, "bytes": after.bytes})
+            if self._run(_MOVE, tenant, dataset_id, digest, label, record) is None:
+                before = after  # deleted meanwhile
+            self._blobs.delete(f"{_class_folder(tenant, dataset_id, before.label)}/{digest}")
+        return after
 
     def usage(self, tenant: str) -> Usage:
         """What a tenant has."""
@@ -231,11 +297,9 @@ class Datasets:
         """Its pictures, by class and digest, so that the same data set is read the same way."""
         self.get(tenant, dataset_id)
         stored = self._store.hgetall(tenant_key(tenant, "dataset", dataset_id, "images"))
-        images = [(json.loads(record), digest) for digest, record in stored.items()]
-        for image, digest in sorted(images, key=lambda pair: (pair[0]["label"], pair[1])):
-            label, name = image["label"], image["name"]
-            folder = f"{_folder(tenant, dataset_id)}/images/{_label_hash(label)}"
-            yield Sample(label, name, self._blobs.get(f"{folder}/{digest}"))
+        images = [_image(digest, record) for digest, record in stored.items()]
+        for image in sorted(images, key=lambda image: (image.label, image.digest)):
+            yield Sample(image.label, image.name, self.data(tenant, dataset_id, image))
 
     def delete(self, tenant: str, dataset_id: str) -> None:
         self.get(tenant, dataset_id)
@@ -250,15 +314,16 @@ class Datasets:
             tenant, Dataset(**json.loads(self._blobs.get(f"{folder}/dataset.json")), labels={})
         )
         self._store.delete(tenant_key(tenant, "dataset", dataset_id, "bytes"))
-        images = total = 0
+        seen: dict[str, int] = {}  # one that was being moved lies in two classes
         for path, size in sorted(self._blobs.sizes(f"{folder}/images")):
             place, name = path.rsplit("/", 1)
-            if name != "label.json":
+            if name != "label.json" and name not in seen:
                 label = json.loads(self._blobs.get(f"{place}/label.json"))["label"]
                 self._record(tenant, dataset_id, label, name, name, size)
-                images, total = images + 1, total + size
+                seen[name] = size
+        total = sum(seen.values())
         self._store.set(tenant_key(tenant, "dataset", dataset_id, "bytes"), total)
-        return Usage(images, total, 1)
+        return Usage(len(seen), total, 1)
 
     def restore_usage(self, tenant: str, found: list[Usage]) -> None:
         """Counts a tenant anew, from what `restore` found in each of its data sets."""
@@ -270,6 +335,23 @@ class Datasets:
 
 def _folder(tenant: str, dataset_id: str) -> str:
     return f"tenants/{tenant}/datasets/{dataset_id}"
+
+
+def _class_folder(tenant: str, dataset_id: str, label: str) -> str:
+    return f"{_folder(tenant, dataset_id)}/images/{_label_hash(label)}"
+
+
+def _image(digest: str, record: str) -> Image:
+    return Image(digest, **json.loads(record))
+
+
+def _position(cursor: str | None) -> int:
+    """Where Redis's scan goes on."""
+    if cursor is None:
+        return 0
+    if not cursor.isdecimal() or len(cursor) > _MAX_CURSOR:
+        raise Invalid("the cursor is not one of this list", Problem("cursor", "unknown"))
+    return int(cursor)
 
 
 def _label_hash(label: str) -> str:

@@ -4,16 +4,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from fastapi import APIRouter, File, Form, UploadFile
+from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 
 from adapters.errors import BadImage
-from adapters.pixels import decode
+from adapters.pixels import decode, media_type, thumbnail
 from service.archives import ArchiveLimits, Rejected, read_archive
 from service.auth import Manager, Reach
 from service.errors import Invalid, OverQuota, Problem, TooLarge
 from service.registry.datasets import Added
 from service.routes.paging import Cursor, Limit, PageOut
-from service.schemas import DatasetOut, Named, RejectedOut, UploadOut
+from service.schemas import DatasetOut, ImageOut, MoveIn, Named, RejectedOut, UploadOut
 from service.services import Services, image_limits
 from training.data import Sample
 
@@ -58,7 +58,7 @@ def upload_images(
     """Stores what is good and lists what is not: `label` with `files`, or one `archive`
     (zip or tar, a folder a class)."""
     reach.registry.datasets.get(tenant, dataset)
-    accepted, rejected = 0, []
+    accepted, rejected, duplicates = 0, [], []
     new: list[str] = []
     try:
         for item in _incoming(reach, label, files or [], archive):
@@ -67,7 +67,10 @@ def upload_images(
                 rejected.append(outcome)
                 continue
             accepted += 1
-            new += [outcome.digest] if outcome.new else []
+            if outcome.new:
+                new.append(outcome.digest)
+            else:
+                duplicates.append(_path(item))
     except (Invalid, OverQuota, TooLarge):  # all of an upload or, as its answer says, nothing
         for digest in new:
             reach.registry.datasets.remove(tenant, dataset, digest)
@@ -78,8 +81,64 @@ def upload_images(
     return UploadOut(
         accepted=accepted,
         rejected=[RejectedOut(file=r.file, reason=r.reason) for r in rejected],
+        duplicates=duplicates,
         labels=reach.registry.datasets.get(tenant, dataset).labels,
     )
+
+
+@router.get("/{dataset}/images")
+def list_images(
+    reach: Reach,
+    tenant: Manager,
+    dataset: str,
+    label: str | None = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> PageOut[ImageOut]:
+    """The pictures, or those of one class. A page holds about `limit` of them."""
+    page = reach.registry.datasets.images(tenant, dataset, label, limit, cursor)
+    return PageOut(items=[ImageOut.of(image) for image in page.items], cursor=page.cursor)
+
+
+@router.get("/{dataset}/images/{image}", response_class=Response)
+def get_image(
+    request: Request,
+    reach: Reach,
+    tenant: Manager,
+    dataset: str,
+    image: str,
+    size: Annotated[
+        int | None, Query(ge=16, le=512, description="a square JPEG of so many pixels")
+    ] = None,
+) -> Response:
+    """A picture as it was sent, or small."""
+    found = reach.registry.datasets.image(tenant, dataset, image)
+    headers = {
+        "ETag": f'"{found.digest}-{size or "whole"}"',
+        "Cache-Control": "private, max-age=31536000, immutable",  # its name is that of its bytes
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox",
+    }
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    data = reach.registry.datasets.data(tenant, dataset, found)
+    if size is None:
+        return Response(data, media_type=media_type(data), headers=headers)
+    small = thumbnail(data, size, image_limits(reach.settings))
+    return Response(small, media_type="image/jpeg", headers=headers)
+
+
+@router.patch("/{dataset}/images/{image}")
+def move_image(reach: Reach, tenant: Manager, dataset: str, image: str, body: MoveIn) -> ImageOut:
+    """Puts a picture into another class."""
+    _check_label(body.label)
+    return ImageOut.of(reach.registry.datasets.move(tenant, dataset, image, body.label.strip()))
+
+
+@router.delete("/{dataset}/images/{image}", status_code=204)
+def delete_image(reach: Reach, tenant: Manager, dataset: str, image: str) -> None:
+    reach.registry.datasets.image(tenant, dataset, image)
+    reach.registry.datasets.remove(tenant, dataset, image)
 
 
 def _incoming(
@@ -110,7 +169,7 @@ def _store(reach: Services, tenant: str, dataset: str, item: Sample | Rejected) 
     """Where the picture is stored, or why it is not."""
     if isinstance(item, Rejected):
         return item
-    name = str(PurePosixPath(item.label) / item.name)
+    name = _path(item)
     try:
         _check_label(item.label)
         decode(item.data, reach.clip.spec, image_limits(reach.settings))
@@ -120,6 +179,10 @@ def _store(reach: Services, tenant: str, dataset: str, item: Sample | Rejected) 
     if added.label != item.label:
         return Rejected(name, f"the same picture is in class {added.label!r}")
     return added
+
+
+def _path(item: Sample | Rejected) -> str:
+    return item.file if isinstance(item, Rejected) else str(PurePosixPath(item.label) / item.name)
 
 
 def _check_label(label: str) -> None:

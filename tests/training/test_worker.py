@@ -49,7 +49,7 @@ class Desk:
 @pytest.fixture
 def desk(clip: FrozenCLIP, few: ImageSet) -> Desk:
     settings = default_settings(clip, epochs=1, min_steps=1, batch_size=16)
-    return Desk(Task(few, settings, "0" * 64))
+    return Desk(Task(few, settings, "0" * 64, tuple(map(str, range(len(few))))))
 
 
 def memory_for(batch: int, error: Exception) -> Any:
@@ -58,7 +58,9 @@ def memory_for(batch: int, error: Exception) -> Any:
     def limited(clip: FrozenCLIP, images: ImageSet, settings: Any, on_progress: Any) -> Any:
         if settings.batch_size > batch:
             raise error
-        return random_adapters(clip, 1), SimpleNamespace(logit_scale=10.0, to_dict=dict)
+        return random_adapters(clip, 1), SimpleNamespace(
+            logit_scale=10.0, to_dict=lambda: {"mistakes": []}
+        )
 
     return limited
 
