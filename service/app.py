@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Lifespan
 
 from adapters.errors import (
     BadArtifact,
@@ -58,6 +59,13 @@ _STATUS: dict[type[RMAdapterError], tuple[int, str]] = {
 _FIELD: dict[type[RMAdapterError], str] = {BadClasses: "classes", BadDataset: "dataset"}
 
 
+def document() -> dict[str, Any]:
+    """The OpenAPI document of the API; nothing runs for it."""
+    app = _bare()
+    _include(app)
+    return app.openapi()
+
+
 def create_app(services: Services) -> FastAPI:
     """The application over these services; it starts and stops their engine."""
 
@@ -67,17 +75,9 @@ def create_app(services: Services) -> FastAPI:
         yield
         services.engine.stop()
 
-    problem = {"model": ProblemOut, "content": {"application/problem+json": {}}}
-    app = FastAPI(
-        title="rmadapter",
-        summary="An image classifier of their own for every tenant, on one shared CLIP",
-        version="1",
-        lifespan=lifespan,
-        responses={"4XX": problem, "5XX": problem},
-    )
+    app = _bare(lifespan)
     app.state.services = services
-    for routes in (tenants, keys, datasets, jobs, adapters, classify, health):
-        app.include_router(routes.router)
+    _include(app)
     web.mount(app)
     app.add_middleware(Gate, services=services)
     app.add_middleware(BodyLimit, limit=services.settings.max_body_bytes)
@@ -87,6 +87,22 @@ def create_app(services: Services) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_bug)
     return app
+
+
+def _bare(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    problem = {"model": ProblemOut, "content": {"application/problem+json": {}}}
+    return FastAPI(
+        title="rmadapter",
+        summary="An image classifier of their own for every tenant, on one shared CLIP",
+        version="1",
+        lifespan=lifespan,
+        responses={"4XX": problem, "5XX": problem},
+    )
+
+
+def _include(app: FastAPI) -> None:
+    for routes in (tenants, keys, datasets, jobs, adapters, classify, health):
+        app.include_router(routes.router)
 
 
 def _on_domain_error(request: Request, error: Exception) -> JSONResponse:

@@ -4,30 +4,47 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from service import logs, tracing
+from service.accounts import keys_app, tenants_app
 from service.client import Client, ClientError, Json
-from service.console import err, errors, out, print_json
+from service.console import JsonFlag, connected, err, errors, out, print_json
 from service.evaluate import evaluate_app
+from service.importing import (
+    BadImport,
+    Labelled,
+    from_coco,
+    from_csv,
+    from_custom_vision,
+    from_folder,
+)
 from service.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
-tenants_app = typer.Typer(no_args_is_help=True, help="Tenants, for the administrator.")
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0, done; 1, failed or refused; 2, the command line is wrong. "
+    "`--install-completion` completes commands in your shell.",
+)
+import_app = typer.Typer(no_args_is_help=True, help="Photos that another tool has labelled.")
 app.add_typer(tenants_app, name="tenants")
+app.add_typer(keys_app, name="keys")
+app.add_typer(import_app, name="import")
 app.add_typer(evaluate_app, name="evaluate", help="The paper's protocols, with its peers.")
 
 _CLASSIFY_AT_ONCE = 32  # pictures of one request
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="JSON for machines")]
 Adapter = Annotated[str, typer.Option(help="the adapter's name")]
+DatasetName = Annotated[str | None, typer.Option(help="of the new data set")]
 
 
 @app.callback()
@@ -108,8 +125,11 @@ def _observed(settings: Settings, name: str) -> Settings:
 
 @app.command()
 def fit(
-    source: Annotated[Path, typer.Argument(help="a folder, zip or tar with a folder a class")],
     adapter: Adapter,
+    source: Annotated[
+        Path | None, typer.Argument(help="a folder, zip or tar with a folder a class")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="or a data set that is there")] = None,
     if_better: Annotated[bool, typer.Option(help="publish only if not worse")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -117,9 +137,14 @@ def fit(
 
     Example: rmadapter fit ./flowers --adapter flowers
     """
-    with errors(), _client() as client:
-        dataset = client.create_dataset(source.stem[:100] or "upload")
-        _upload(client, dataset, source)
+    if (source is None) == (dataset is None):
+        raise typer.BadParameter("give either SOURCE or --dataset")
+    with errors(), connected() as client:
+        if source is not None:
+            _check_source(source)
+            dataset = client.create_dataset(source.absolute().stem[:100] or "upload")
+            _upload(client, dataset, source)
+        assert dataset is not None
         job = client.create_job(dataset, adapter, publish="if_better" if if_better else True)
         job = follow(client, job["job"])
         _show_fit(job, as_json)
@@ -127,7 +152,7 @@ def fit(
 
 @app.command()
 def classify(
-    images: Annotated[list[Path], typer.Argument(help="pictures")],
+    images: Annotated[list[Path], typer.Argument(help="pictures", exists=True, dir_okay=False)],
     classes: Annotated[str | None, typer.Option(help="names, by commas")] = None,
     adapter: Annotated[str | None, typer.Option(help="without: zero-shot")] = None,
     min_score: Annotated[float | None, typer.Option(help="below it: none of these")] = None,
@@ -138,7 +163,7 @@ def classify(
     Example: rmadapter classify *.jpg --adapter flowers --classes rose,tulip
     """
     names = [name.strip() for name in classes.split(",")] if classes is not None else None
-    with errors(), _client() as client:
+    with errors(), connected() as client:
         results: list[Json] = []
         for start in range(0, len(images), _CLASSIFY_AT_ONCE):
             files = [(str(p), p.read_bytes()) for p in images[start : start + _CLASSIFY_AT_ONCE]]
@@ -156,7 +181,7 @@ def classify(
 @app.command()
 def adapters(as_json: JsonFlag = False) -> None:
     """Lists adapters and their versions."""
-    with errors(), _client() as client:
+    with errors(), connected() as client:
         items = list(client.pages("/v1/adapters"))
     if as_json:
         print_json(items)
@@ -177,9 +202,37 @@ def adapters(as_json: JsonFlag = False) -> None:
 
 
 @app.command()
+def datasets(as_json: JsonFlag = False) -> None:
+    """Lists data sets."""
+    with errors(), connected() as client:
+        items = list(client.pages("/v1/datasets"))
+    if as_json:
+        print_json(items)
+        return
+    table = Table("data set", "name", "pictures", "classes")
+    for item in items:
+        classes = ", ".join(f"{name} ({count})" for name, count in item["labels"].items())
+        table.add_row(item["dataset"], item["name"], str(item["images"]), classes)
+    out.print(table)
+
+
+@app.command()
+def publish(
+    adapter: Annotated[str, typer.Argument(help="its name")],
+    version: Annotated[int, typer.Argument(help="a newer one, or an older one to roll back")],
+) -> None:
+    """Makes a version answer, without a missed request.
+
+    Example: rmadapter publish flowers 2
+    """
+    with errors(), connected() as client:
+        client.publish(adapter, version)
+
+
+@app.command()
 def jobs(as_json: JsonFlag = False) -> None:
     """Lists fits."""
-    with errors(), _client() as client:
+    with errors(), connected() as client:
         items = list(client.pages("/v1/jobs"))
     if as_json:
         print_json(items)
@@ -192,43 +245,110 @@ def jobs(as_json: JsonFlag = False) -> None:
     out.print(table)
 
 
-@tenants_app.command("list")
-def list_tenants(as_json: JsonFlag = False) -> None:
-    """All tenants."""
-    with errors(), _client(admin=True) as client:
-        items = list(client.pages("/v1/tenants"))
-    if as_json:
-        print_json(items)
-        return
-    table = Table("tenant", "name", "created")
-    for tenant in items:
-        table.add_row(tenant["tenant"], tenant["name"], tenant["created_at"])
-    out.print(table)
-
-
-@tenants_app.command("create")
-def create_tenant(name: str) -> None:
-    """Makes a tenant and prints its key, this once."""
-    with errors(), _client(admin=True) as client:
-        print_json(client.call("POST", "/v1/tenants", json={"name": name}))
-
-
-@tenants_app.command("rotate")
-def rotate_key(tenant: str) -> None:
-    """A new key for a tenant; the old one ends at once."""
-    with errors(), _client(admin=True) as client:
-        print_json(client.call("POST", f"/v1/tenants/{tenant}/keys"))
-
-
-@tenants_app.command("erase")
-def erase_tenant(
-    tenant: str, yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False
+@import_app.command("custom-vision")
+def import_custom_vision(
+    path: Annotated[Path, typer.Argument(help="a folder with photos and GetTaggedImages' JSON")],
+    name: DatasetName = None,
+    as_json: JsonFlag = False,
 ) -> None:
-    """Erases a tenant with all its data."""
-    if not yes:
-        typer.confirm(f"Erase {tenant} with all its pictures and adapters?", abort=True)
-    with errors(), _client(admin=True) as client:
-        client.call("DELETE", f"/v1/tenants/{tenant}")
+    """An Azure Custom Vision project's images and tags.
+
+    Example: rmadapter import custom-vision ./export
+    """
+    _import(path, name, as_json, from_custom_vision)
+
+
+@import_app.command("csv")
+def import_csv(
+    file: Annotated[Path, typer.Argument(help="a line a photo, with a header")],
+    image: Annotated[str, typer.Option(help="the column of paths, from the file on")] = "image",
+    label: Annotated[str, typer.Option(help="the column of classes")] = "label",
+    name: DatasetName = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Photos and classes of a CSV file.
+
+    Example: rmadapter import csv labels.csv --image path --label species
+    """
+    _import(file, name, as_json, lambda path: from_csv(path, image, label))
+
+
+@import_app.command("folder")
+def import_folder(
+    path: Annotated[Path, typer.Argument(help="a folder a class")],
+    name: DatasetName = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """A folder a class, as torchvision's ImageFolder has it.
+
+    Example: rmadapter import folder ./flowers
+    """
+    _import(path, name, as_json, from_folder)
+
+
+@import_app.command("coco")
+def import_coco(
+    file: Annotated[Path, typer.Argument(help="instances.json, the photos beside it or in images")],
+    name: DatasetName = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Photos of a COCO file whose annotations agree on one class.
+
+    Example: rmadapter import coco annotations.json
+    """
+    _import(file, name, as_json, from_coco)
+
+
+def _import(path: Path, name: str | None, as_json: bool, read: Callable[[Path], Labelled]) -> None:
+    with errors(), connected() as client:
+        labelled = read(path)
+        if not labelled.classes:
+            for where, why in labelled.left_out:
+                err.print(f"[yellow]left out[/] {escape(where)}: {escape(why)}", highlight=False)
+            raise BadImport(f"{path}: there is no photo with a class")
+        dataset = client.create_dataset((name or path.absolute().stem)[:100])
+        taken = _upload_classes(client, dataset, labelled)
+        left_out = [{"file": where, "reason": why} for where, why in labelled.left_out]
+        if as_json:
+            print_json({"dataset": dataset, "accepted": taken, "left_out": left_out})
+        else:
+            out.print(f"{taken} photos of {len(labelled.classes)} classes in {dataset}")
+            out.print(f"next: rmadapter fit --dataset {dataset} --adapter NAME", soft_wrap=True)
+
+
+@app.command()
+def doctor(as_json: JsonFlag = False) -> None:
+    """Checks GPU, ONNX Runtime, model, Redis, blob store, disk and key, and says what to mend.
+
+    Example: RMADAPTER_REDIS_URL=redis://redis:6379 rmadapter doctor
+    """
+    from service.doctor import findings
+
+    logs.set_up("text", "error")
+    with errors():
+        found = list(findings(Settings()))
+    if as_json:
+        print_json([asdict(finding) for finding in found])
+    else:
+        table = Table("", "what", "found", "to mend")
+        colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+        for finding in found:
+            state = f"[{colours[finding.state]}]{finding.state}[/]"
+            table.add_row(state, finding.what, escape(finding.says), escape(finding.mend))
+        out.print(table)
+    if any(finding.state == "fail" for finding in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def openapi() -> None:
+    """Prints the API's OpenAPI document.
+
+    Example: rmadapter openapi > openapi.json
+    """
+    from service.app import document
+
+    print_json(document())
 
 
 @app.command()
@@ -282,27 +402,43 @@ def follow(client: Client, job_id: str) -> Json:
 
 
 def _upload(client: Client, dataset: str, source: Path) -> None:
+    if source.is_file():
+        with err.status(f"uploading {source}"):
+            answer = client.upload_archive(dataset, source)
+        _show_rejected(answer)
+        return
+    _upload_classes(client, dataset, from_folder(source))
+
+
+def _check_source(source: Path) -> None:
+    """Before anything is made of it."""
     if not source.exists():
         raise ClientError(f"{source} does not exist")
-    if source.is_file():
-        _show_rejected(client.upload_archive(dataset, source))
-        return
-    folders = {
-        folder.name: sorted(f for f in folder.iterdir() if f.is_file())
-        for folder in sorted(source.iterdir())
-        if folder.is_dir()
-    }
+    if source.is_dir() and not from_folder(source).classes:
+        raise ClientError(
+            f"{source} has no folders with pictures: each class needs one of its name"
+        )
+
+
+def _upload_classes(client: Client, dataset: str, labelled: Labelled) -> int:
+    """Sends what is labelled and says what is left out; how many were taken."""
+    for where, why in labelled.left_out:
+        err.print(f"[yellow]left out[/] {escape(where)}: {escape(why)}", highlight=False)
+    taken = 0
     with Progress(console=err) as bar:
-        task = bar.add_task("upload", total=sum(map(len, folders.values())))
-        for label, files in folders.items():
+        task = bar.add_task("upload", total=labelled.count)
+        for label, files in sorted(labelled.classes.items()):
             for answer in client.upload_class(dataset, label, files):
                 bar.advance(task, answer["accepted"] + len(answer["rejected"]))
                 _show_rejected(answer)
+                taken += answer["accepted"]
+    return taken
 
 
 def _show_rejected(answer: Json) -> None:
     for rejected in answer["rejected"]:
-        err.print(f"[yellow]left out[/] {rejected['file']}: {rejected['reason']}")
+        file, reason = escape(rejected["file"]), escape(rejected["reason"])
+        err.print(f"[yellow]left out[/] {file}: {reason}", highlight=False)
 
 
 def _show_fit(job: Json, as_json: bool) -> None:
@@ -337,23 +473,3 @@ def _accuracy(report: Json | None) -> str:
         return "not measured"
     low, high = report["interval"]
     return f"{report['accuracy']:.1%} ({low:.0%}–{high:.0%}, {report['images']} photos)"
-
-
-@contextmanager
-def _client(admin: bool = False) -> Iterator[Client]:
-    settings = Settings()
-    url = os.environ.get("RMADAPTER_URL", f"http://{settings.host}:{settings.port}")
-    with Client(url, _key(settings, admin)) as client:
-        yield client
-
-
-def _key(settings: Settings, admin: bool) -> str:
-    """From the environment, else from the file that `up` wrote."""
-    name = "RMADAPTER_ADMIN_KEY" if admin else "RMADAPTER_API_KEY"
-    if name in os.environ:
-        return os.environ[name]
-    file = settings.data_dir / ("admin.key" if admin else "default.key")
-    try:
-        return file.read_text().strip()
-    except OSError as error:
-        raise ClientError(f"no key: set {name}, or start `rmadapter up` ({file})") from error

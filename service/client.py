@@ -1,15 +1,26 @@
-"""A client of the HTTP contract: what the command line and the demo use."""
+"""Clients of the HTTP contract: one that waits, which the command line uses, and one for asyncio.
+
+    with Client("http://localhost:8000", key) as client:
+        answer = client.classify([("a.jpg", data)], ["rose", "tulip"], adapter="flowers")
+
+    async with AsyncClient("http://localhost:8000", key) as client:
+        answer = await client.classify([("a.jpg", data)], ["rose", "tulip"], adapter="flowers")
+
+Both send what the same functions below make. A call without a method of its own goes through
+`call`. Answers are the contract's JSON; refusals are ClientError.
+"""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import httpx
 
 from adapters.errors import RMAdapterError
 
 Json = dict[str, Any]
+File = tuple[str, bytes]  # its name, its bytes
 
 _TIMEOUT = httpx.Timeout(120.0, connect=5.0)  # seconds; an upload of a large archive takes a minute
 _FILES_AT_ONCE = 32  # files of one upload, 100 MB of phone photos
@@ -23,12 +34,69 @@ class ClientError(RMAdapterError):
         self.status = status
 
 
+class Call(NamedTuple):
+    """One request."""
+
+    method: str
+    path: str
+    options: Json
+
+
+def create_dataset(name: str) -> Call:
+    return Call("POST", "/v1/datasets", {"json": {"name": name}})
+
+
+def upload_archive(dataset: str, name: str, archive: Any) -> Call:
+    """A zip or tar with a folder a class: an open file or its bytes."""
+    return Call("POST", f"/v1/datasets/{dataset}/images", {"files": {"archive": (name, archive)}})
+
+
+def upload_files(dataset: str, label: str, files: Sequence[File]) -> Call:
+    """Pictures of one class."""
+    parts = [("files", file) for file in files]
+    path = f"/v1/datasets/{dataset}/images"
+    return Call("POST", path, {"data": {"label": label}, "files": parts})
+
+
+def create_job(dataset: str, adapter: str, **options: Any) -> Call:
+    """options: params, publish."""
+    body = {"dataset": dataset, "adapter": adapter} | options
+    return Call("POST", "/v1/jobs", {"json": body})
+
+
+def publish(adapter: str, version: int) -> Call:
+    return Call("PUT", f"/v1/adapters/{adapter}/live", {"json": {"version": version}})
+
+
+def classify(
+    files: Sequence[File],
+    classes: Sequence[str] | None = None,
+    adapter: str | None = None,
+    **options: Any,
+) -> Call:
+    """Without `classes`, the adapter's own; without `adapter`, zero-shot.
+
+    options: version, template (one or a list), top_k, min_score.
+    """
+    given = options | {"adapter": adapter}
+    data = {name: value for name, value in given.items() if value is not None}
+    if classes is not None:
+        data["classes"] = json.dumps(list(classes))
+    parts = [("files", file) for file in files]
+    return Call("POST", "/v1/classify", {"data": data, "files": parts})
+
+
+def embeddings(inputs: Sequence[str], adapter: str | None = None) -> Call:
+    """Of texts, and of pictures as data URIs."""
+    body = {"input": list(inputs)} | ({"adapter": adapter} if adapter else {})
+    return Call("POST", "/v1/embeddings", {"json": body})
+
+
 class Client:
-    """Methods return the contract's JSON and raise ClientError."""
+    """Waits for each answer. Threads may share one."""
 
     def __init__(self, url: str, api_key: str) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT)
+        self._http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=_TIMEOUT)
 
     def __enter__(self) -> Self:
         return self
@@ -37,54 +105,44 @@ class Client:
         self._http.close()
 
     def call(self, method: str, path: str, **options: Any) -> Any:
-        """One request; None for an empty answer."""
+        """One request, by httpx's options; None for an empty answer."""
         try:
             response = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
-            raise ClientError(
-                f"{self._http.base_url} does not answer ({error}); is `rmadapter up` running?"
-            ) from error
-        if response.is_error:
-            raise ClientError(_reason(response), response.status_code)
-        return response.json() if response.content else None
+            raise _unreached(self._http.base_url, error) from error
+        return _answer(response)
 
-    def pages(self, path: str) -> Iterator[Json]:
+    def _do(self, call: Call) -> Any:
+        return self.call(call.method, call.path, **call.options)
+
+    def pages(self, path: str, **query: Any) -> Iterator[Json]:
         """Every item of a list."""
         cursor: str | None = None
         while True:
-            params = {"limit": 1000} | ({"cursor": cursor} if cursor else {})
-            page = self.call("GET", path, params=params)
+            page = self.call("GET", path, params=_page(query, cursor))
             yield from page["items"]
             cursor = page["cursor"]
             if cursor is None:
                 return
 
     def create_dataset(self, name: str) -> str:
-        dataset: str = self.call("POST", "/v1/datasets", json={"name": name})["dataset"]
-        return dataset
+        """Its id."""
+        return str(self._do(create_dataset(name))["dataset"])
 
     def upload_archive(self, dataset: str, archive: Path) -> Json:
         """A zip or tar with a folder a class."""
         with archive.open("rb") as stream:
-            answer: Json = self.call(
-                "POST", f"/v1/datasets/{dataset}/images", files={"archive": (archive.name, stream)}
-            )
+            answer: Json = self._do(upload_archive(dataset, archive.name, stream))
         return answer
 
     def upload_class(self, dataset: str, label: str, files: Sequence[Path]) -> Iterator[Json]:
         """The files of one class, some at a time."""
-        for start in range(0, len(files), _FILES_AT_ONCE):
-            chunk = [
-                ("files", (file.name, file.read_bytes()))
-                for file in files[start : start + _FILES_AT_ONCE]
-            ]
-            path = f"/v1/datasets/{dataset}/images"
-            yield self.call("POST", path, data={"label": label}, files=chunk)
+        for some in _some(files):
+            yield self._do(upload_files(dataset, label, _read(some)))
 
     def create_job(self, dataset: str, adapter: str, **options: Any) -> Json:
-        """options: params, publish."""
-        body = {"dataset": dataset, "adapter": adapter} | options
-        job: Json = self.call("POST", "/v1/jobs", json=body)
+        """Starts a fit. options: params, publish."""
+        job: Json = self._do(create_job(dataset, adapter, **options))
         return job
 
     def job_events(self, job: str) -> Iterator[Json]:
@@ -99,35 +157,167 @@ class Client:
             with self._http.stream("GET", f"/v1/jobs/{job}/events") as response:
                 if response.is_error:
                     response.read()
-                    raise ClientError(_reason(response), response.status_code)
+                    raise _refusal(response)
                 for line in response.iter_lines():
                     if line.startswith("data:"):
                         yield json.loads(line.removeprefix("data:"))
         except httpx.HTTPError as error:
-            raise ClientError(f"the connection to {self._http.base_url} broke: {error}") from error
+            raise _broken(self._http.base_url, error) from error
+
+    def publish(self, adapter: str, version: int) -> Json:
+        """Makes a version live, a newer or an older one; the adapter."""
+        answer: Json = self._do(publish(adapter, version))
+        return answer
 
     def classify(
         self,
-        files: Sequence[tuple[str, bytes]],
+        files: Sequence[File],
         classes: Sequence[str] | None = None,
         adapter: str | None = None,
         **options: Any,
     ) -> Json:
-        """files: (name, bytes). options: version, template, top_k, min_score."""
-        data = {name: str(value) for name, value in options.items() if value is not None}
-        if classes is not None:
-            data["classes"] = json.dumps(list(classes))
-        if adapter is not None:
-            data["adapter"] = adapter
-        parts = [("files", file) for file in files]
-        answer: Json = self.call("POST", "/v1/classify", data=data, files=parts)
+        """options: version, template, top_k, min_score."""
+        answer: Json = self._do(classify(files, classes, adapter, **options))
+        return answer
+
+    def embeddings(self, inputs: Sequence[str], adapter: str | None = None) -> Json:
+        """Of texts, and of pictures as data URIs."""
+        answer: Json = self._do(embeddings(inputs, adapter))
         return answer
 
 
-def _reason(response: httpx.Response) -> str:
+class AsyncClient:
+    """The same for asyncio."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self._http = httpx.AsyncClient(base_url=url, headers=_headers(api_key), timeout=_TIMEOUT)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def call(self, method: str, path: str, **options: Any) -> Any:
+        """One request, by httpx's options; None for an empty answer."""
+        try:
+            response = await self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise _unreached(self._http.base_url, error) from error
+        return _answer(response)
+
+    async def _do(self, call: Call) -> Any:
+        return await self.call(call.method, call.path, **call.options)
+
+    async def pages(self, path: str, **query: Any) -> AsyncIterator[Json]:
+        """Every item of a list."""
+        cursor: str | None = None
+        while True:
+            page = await self.call("GET", path, params=_page(query, cursor))
+            for item in page["items"]:
+                yield item
+            cursor = page["cursor"]
+            if cursor is None:
+                return
+
+    async def create_dataset(self, name: str) -> str:
+        """Its id."""
+        return str((await self._do(create_dataset(name)))["dataset"])
+
+    async def upload_archive(self, dataset: str, archive: Path) -> Json:
+        """A zip or tar with a folder a class."""
+        answer: Json = await self._do(upload_archive(dataset, archive.name, archive.read_bytes()))
+        return answer
+
+    async def upload_class(
+        self, dataset: str, label: str, files: Sequence[Path]
+    ) -> AsyncIterator[Json]:
+        """The files of one class, some at a time."""
+        for some in _some(files):
+            yield await self._do(upload_files(dataset, label, _read(some)))
+
+    async def create_job(self, dataset: str, adapter: str, **options: Any) -> Json:
+        """Starts a fit. options: params, publish."""
+        job: Json = await self._do(create_job(dataset, adapter, **options))
+        return job
+
+    async def job_events(self, job: str) -> AsyncIterator[Json]:
+        """The job whenever it changed, until it ended; a server that stops sends us to another."""
+        latest: Json = {"finished_at": None}
+        while not latest["finished_at"]:
+            async for latest in self._events(job):
+                yield latest
+
+    async def _events(self, job: str) -> AsyncIterator[Json]:
+        try:
+            async with self._http.stream("GET", f"/v1/jobs/{job}/events") as response:
+                if response.is_error:
+                    await response.aread()
+                    raise _refusal(response)
+                async for line in response.aiter_lines():
+                    if line.startswith("data:"):
+                        yield json.loads(line.removeprefix("data:"))
+        except httpx.HTTPError as error:
+            raise _broken(self._http.base_url, error) from error
+
+    async def publish(self, adapter: str, version: int) -> Json:
+        """Makes a version live, a newer or an older one; the adapter."""
+        answer: Json = await self._do(publish(adapter, version))
+        return answer
+
+    async def classify(
+        self,
+        files: Sequence[File],
+        classes: Sequence[str] | None = None,
+        adapter: str | None = None,
+        **options: Any,
+    ) -> Json:
+        """options: version, template, top_k, min_score."""
+        answer: Json = await self._do(classify(files, classes, adapter, **options))
+        return answer
+
+    async def embeddings(self, inputs: Sequence[str], adapter: str | None = None) -> Json:
+        """Of texts, and of pictures as data URIs."""
+        answer: Json = await self._do(embeddings(inputs, adapter))
+        return answer
+
+
+def _headers(api_key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"}
+
+
+def _page(query: Json, cursor: str | None) -> Json:
+    return {"limit": 1000} | query | ({"cursor": cursor} if cursor else {})
+
+
+def _some(files: Sequence[Path]) -> Iterator[Sequence[Path]]:
+    for start in range(0, len(files), _FILES_AT_ONCE):
+        yield files[start : start + _FILES_AT_ONCE]
+
+
+def _read(files: Sequence[Path]) -> list[File]:
+    return [(file.name, file.read_bytes()) for file in files]
+
+
+def _answer(response: httpx.Response) -> Any:
+    if response.is_error:
+        raise _refusal(response)
+    return response.json() if response.content else None
+
+
+def _unreached(url: httpx.URL, error: httpx.HTTPError) -> ClientError:
+    return ClientError(f"{url} does not answer ({error}); is `rmadapter up` running?")
+
+
+def _broken(url: httpx.URL, error: httpx.HTTPError) -> ClientError:
+    return ClientError(f"the connection to {url} broke: {error}")
+
+
+def _refusal(response: httpx.Response) -> ClientError:
     try:
         problem = response.json()
         details = [f"{e['field']}: {e['reason']}" for e in problem.get("errors", [])]
-        return "\n  ".join([problem["detail"], *details])
+        reason = "\n  ".join([problem["detail"], *details])
     except (ValueError, KeyError, TypeError):
-        return f"{response.status_code} {response.reason_phrase}"
+        reason = f"{response.status_code} {response.reason_phrase}"
+    return ClientError(reason, response.status_code)

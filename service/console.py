@@ -1,19 +1,34 @@
-"""What every command prints with: tables on stdout, progress and errors on stderr."""
+"""What commands have in common: tables on stdout, progress and errors on stderr, the client.
+
+Exit codes: 0, done; 1, it failed or was refused, and stderr says why; 2, the command line is wrong.
+"""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
+import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
 from adapters.errors import RMAdapterError
+from service.client import Client, ClientError
 from service.errors import problems_of
+from service.settings import Settings
 
 out, err = Console(), Console(stderr=True)
+JsonFlag = Annotated[bool, typer.Option("--json", help="JSON for machines")]
+_HINTS = {  # by the status of a refusal: what to do next
+    0: "`rmadapter doctor` looks for the reason; RMADAPTER_URL names a service elsewhere",
+    401: "the key is RMADAPTER_API_KEY, or in ~/.rmadapter/default.key on the machine of `up`",
+    403: "another key may do it: `rmadapter keys create --scope manage`, or ask the administrator",
+    404: "`rmadapter adapters` and `rmadapter datasets` list what there is",
+    429: "try again in a while; quotas and rates are the service's settings",
+}
 
 
 def print_json(value: Any) -> None:
@@ -30,9 +45,31 @@ def errors() -> Iterator[None]:
         wrong = [f"{problem.field}: {problem.reason}" for problem in problems_of(error.errors())]
         _end("; ".join(wrong))
     except (RMAdapterError, OSError) as error:
-        _end(str(error))
+        hint = _HINTS.get(error.status, "") if isinstance(error, ClientError) else ""
+        _end(f"{error}\n{hint}".strip())
 
 
 def _end(reason: str) -> NoReturn:
     err.print("[red]error:[/]", Text(reason), highlight=False)
     sys.exit(1)
+
+
+@contextmanager
+def connected(admin: bool = False) -> Iterator[Client]:
+    """A client of RMADAPTER_URL, or of this machine's `up`."""
+    settings = Settings()
+    url = os.environ.get("RMADAPTER_URL", f"http://{settings.host}:{settings.port}")
+    with Client(url, _key(settings, admin)) as client:
+        yield client
+
+
+def _key(settings: Settings, admin: bool) -> str:
+    """From the environment, else from the file that `up` wrote."""
+    name = "RMADAPTER_ADMIN_KEY" if admin else "RMADAPTER_API_KEY"
+    if name in os.environ:
+        return os.environ[name]
+    file = settings.data_dir / ("admin.key" if admin else "default.key")
+    try:
+        return file.read_text().strip()
+    except OSError as error:
+        raise ClientError(f"no key in {file}: start `rmadapter up`, or set {name}") from error

@@ -13,6 +13,8 @@ from pythonjsonlogger.json import JsonFormatter
 from service import tracing
 
 _TEXT = "%(levelname)s %(name)s: %(message)s%(context)s"
+# The exporter's own lines, hundreds of them, are for those who write exporters.
+_QUIETER = {"httpx": "WARNING", "onnxscript": "ERROR", "onnx_ir": "ERROR", "torch.onnx": "ERROR"}
 _FIELDS = ("request_id", "tenant", "job", "trace_id", "span_id")
 # A dictionary that is added to, not replaced: what a thread of a request learns, the request knows.
 _about: ContextVar[dict[str, str] | None] = ContextVar("about", default=None)
@@ -42,7 +44,8 @@ def set_up(style: Literal["text", "json"], level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name, least in _QUIETER.items():
+        logging.getLogger(name).setLevel(least)
 
 
 def _add_context(record: logging.LogRecord) -> bool:

@@ -1,5 +1,6 @@
 """The JSON of the HTTP contract."""
 
+import hashlib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -10,6 +11,7 @@ from service.registry.datasets import Dataset, Image
 from service.registry.jobs import Job
 from service.registry.tenants import Key, Scope, Tenant
 
+_SHA256 = hashlib.sha256(b"an example").hexdigest()
 _MAX_WORDS = 1000  # characters; what CLIP reads ends at 77 tokens, a megabyte takes it seconds
 Words = Annotated[str, Field(max_length=_MAX_WORDS), Writable]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S"), Writable]
@@ -23,13 +25,28 @@ class _In(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _example(value: dict[str, Any]) -> ConfigDict:
+    """Of a model, for the OpenAPI document."""
+    return ConfigDict(json_schema_extra={"examples": [value]})
+
+
 class Named(_In):
     """A new tenant or data set."""
+
+    model_config = _example({"name": "flowers of our meadow"})
 
     name: Name
 
 
 class TenantOut(BaseModel):
+    model_config = _example(
+        {
+            "tenant": "tenant_0643a1b2c3d4e0123abcd",
+            "name": "Meadow Ltd",
+            "created_at": "2026-05-04T10:00:00.000Z",
+        }
+    )
+
     tenant: str
     name: str
     created_at: str
@@ -42,11 +59,15 @@ class TenantOut(BaseModel):
 class KeyOut(BaseModel):
     """A tenant's new key, shown this once."""
 
+    model_config = _example({"tenant": "tenant_0643a1b2c3d4e0123abcd", "api_key": "rma_Q2x…"})
+
     tenant: str
     api_key: str
 
 
 class KeyIn(_In):
+    model_config = _example({"scope": "classify"})
+
     scope: Scope = Field(
         "classify",
         description="classify: classify, embeddings, the list of adapters; manage: everything",
@@ -54,11 +75,21 @@ class KeyIn(_In):
 
 
 class RotateIn(_In):
+    model_config = _example({"scope": "manage"})
+
     scope: Scope = Field("manage", description="whose keys end, and what the new one may do")
 
 
 class KeyInfoOut(BaseModel):
     """A key by its id; the key itself is not kept."""
+
+    model_config = _example(
+        {
+            "key_id": "key_0643a1b2c3d4e0123abcd",
+            "scope": "classify",
+            "created_at": "2026-05-04T10:00:00.000Z",
+        }
+    )
 
     key_id: str
     scope: Scope
@@ -72,10 +103,29 @@ class KeyInfoOut(BaseModel):
 class NewKeyOut(KeyInfoOut):
     """The key is shown this once."""
 
+    model_config = _example(
+        {
+            "key_id": "key_0643a1b2c3d4e0123abcd",
+            "scope": "classify",
+            "created_at": "2026-05-04T10:00:00.000Z",
+            "api_key": "rma_Q2x…",
+        }
+    )
+
     api_key: str
 
 
 class DatasetOut(BaseModel):
+    model_config = _example(
+        {
+            "dataset": "dataset_0643a1b2c3d4e0123abcd",
+            "name": "flowers of our meadow",
+            "created_at": "2026-05-04T10:00:00.000Z",
+            "images": 32,
+            "labels": {"rose": 16, "tulip": 16},
+        }
+    )
+
     dataset: str
     name: str
     created_at: str
@@ -96,6 +146,15 @@ class DatasetOut(BaseModel):
 class ImageOut(BaseModel):
     """`image` is the SHA-256 of the picture as it was sent."""
 
+    model_config = _example(
+        {
+            "image": _SHA256,
+            "label": "rose",
+            "name": "IMG_0001.jpg",
+            "bytes": 183204,
+        }
+    )
+
     image: str
     label: str
     name: str
@@ -107,6 +166,8 @@ class ImageOut(BaseModel):
 
 
 class MoveIn(_In):
+    model_config = _example({"label": "tulip"})
+
     label: Text = Field(description="the class that the picture goes to")
 
 
@@ -116,6 +177,20 @@ class RejectedOut(BaseModel):
 
 
 class UploadOut(BaseModel):
+    model_config = _example(
+        {
+            "accepted": 16,
+            "rejected": [
+                {
+                    "file": "rose/notes.txt",
+                    "reason": "not a picture in a known format (JPEG, PNG, WEBP, GIF, BMP)",
+                }
+            ],
+            "labels": {"rose": 16},
+            "duplicates": ["rose/IMG_0002.jpg"],
+        }
+    )
+
     accepted: int
     rejected: list[RejectedOut]
     duplicates: list[str] = Field(
@@ -125,6 +200,10 @@ class UploadOut(BaseModel):
 
 
 class JobIn(_In):
+    model_config = _example(
+        {"dataset": "dataset_0643a1b2c3d4e0123abcd", "adapter": "flowers", "publish": "if_better"}
+    )
+
     dataset: Text
     adapter: AdapterName
     params: FitParams = FitParams()
@@ -140,6 +219,25 @@ class ProgressOut(BaseModel):
 
 
 class JobOut(BaseModel):
+    model_config = _example(
+        {
+            "job": "job_0643a1b2c3d4e0123abcd",
+            "state": "running",
+            "dataset": "dataset_0643a1b2c3d4e0123abcd",
+            "adapter": "flowers",
+            "params": {},
+            "publish": "if_better",
+            "progress": {"epoch": 12, "epochs": 300, "step": 36, "steps": 900, "loss": 0.41},
+            "metrics": None,
+            "version": None,
+            "published": None,
+            "error": None,
+            "created_at": "2026-05-04T10:00:00.000Z",
+            "started_at": "2026-05-04T10:00:01.000Z",
+            "finished_at": None,
+        }
+    )
+
     job: str
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
     dataset: str
@@ -202,6 +300,29 @@ class VersionOut(BaseModel):
 
 
 class AdapterOut(BaseModel):
+    model_config = _example(
+        {
+            "adapter": "flowers",
+            "live": 2,
+            "versions": [
+                {
+                    "version": 2,
+                    "live": True,
+                    "artifact_sha256": _SHA256,
+                    "bytes": 268704,
+                    "model": "ViT-B-16",
+                    "classes": ["rose", "tulip"],
+                    "template": "a photo of a {}.",
+                    "created_at": "2026-05-04T10:01:00.000Z",
+                    "metrics": {
+                        "adapted": {"accuracy": 0.97, "interval": [0.84, 0.99], "images": 32},
+                        "zero_shot": {"accuracy": 0.81, "interval": [0.65, 0.91], "images": 32},
+                    },
+                }
+            ],
+        }
+    )
+
     adapter: str
     live: int | None
     versions: list[VersionOut]
@@ -213,6 +334,8 @@ class AdapterOut(BaseModel):
 
 
 class LiveIn(_In):
+    model_config = _example({"version": 1})
+
     version: int = Field(ge=1)
 
 
@@ -223,6 +346,14 @@ class ImageIn(_In):
 
 class ClassifyIn(_In):
     """`classes` unset: the adapter's own. `adapter` unset: zero-shot."""
+
+    model_config = _example(
+        {
+            "images": [{"b64": "/9j/4AAQSkZJRg…", "file": "photo.jpg"}],
+            "classes": ["rose", "tulip", "thistle"],
+            "adapter": "flowers",
+        }
+    )
 
     images: list[ImageIn] = []
     classes: list[Words] | None = None
@@ -248,6 +379,27 @@ class ResultOut(BaseModel):
 
 
 class ClassifyOut(BaseModel):
+    model_config = _example(
+        {
+            "model": "ViT-B-16",
+            "adapter": "flowers",
+            "version": 2,
+            "artifact_sha256": _SHA256,
+            "results": [
+                {
+                    "file": "photo.jpg",
+                    "label": "rose",
+                    "predictions": [
+                        {"label": "rose", "score": 0.93},
+                        {"label": "tulip", "score": 0.06},
+                        {"label": "thistle", "score": 0.01},
+                    ],
+                    "error": None,
+                }
+            ],
+        }
+    )
+
     model: str
     adapter: str | None
     version: int | None
@@ -257,6 +409,13 @@ class ClassifyOut(BaseModel):
 
 class EmbeddingsIn(_In):
     """OpenAI's request shape; `input` holds texts, or pictures as data URIs."""
+
+    model_config = _example(
+        {
+            "input": ["a photo of a rose.", "data:image/jpeg;base64,/9j/4AAQSkZJRg…"],
+            "adapter": "flowers",
+        }
+    )
 
     input: Annotated[list[Text], Field(min_length=1, max_length=1000)] | Text
     adapter: Text | None = None
@@ -285,6 +444,17 @@ class UsageOut(BaseModel):
 
 
 class EmbeddingsOut(BaseModel):
+    model_config = _example(
+        {
+            "object": "list",
+            "model": "ViT-B-16",
+            "adapter": "flowers",
+            "version": 2,
+            "data": [{"object": "embedding", "index": 0, "embedding": [0.012, -0.034, 0.027]}],
+            "usage": {"prompt_tokens": 8, "total_tokens": 8},
+        }
+    )
+
     object: Literal["list"] = "list"
     model: str
     adapter: str | None
@@ -295,6 +465,16 @@ class EmbeddingsOut(BaseModel):
 
 class ProblemOut(BaseModel):
     """RFC 9457."""
+
+    model_config = _example(
+        {
+            "type": "about:blank",
+            "title": "Invalid request",
+            "status": 422,
+            "detail": "the request is not valid",
+            "errors": [{"field": "classes", "reason": "required"}],
+        }
+    )
 
     type: str
     title: str

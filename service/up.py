@@ -53,6 +53,7 @@ def up(settings: Settings) -> None:
         print(f"rmadapter is up: {url} (docs at {url}/docs), model {services.clip.name}")
         if admin_key_is_new and settings.admin_key:
             print(f"admin key, shown this once: {settings.admin_key.get_secret_value()}")
+        print(f"open {url} and sign in with the key in {settings.data_dir / 'default.key'}")
         print(f"keys and data lie in {settings.data_dir}", flush=True)
         serve_app(services, listener, drain_seconds=0.0)  # nobody to take over
 

@@ -34,13 +34,18 @@ _FORM = {
     "type": "object",
     "required": ["files"],
     "properties": {
-        "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "files": {
+            "type": "array",
+            "items": {"type": "string", "format": "binary"},
+            "example": ["@photo.jpg"],
+        },
         "classes": {
             "type": "array",
             "items": {"type": "string"},
             "description": "repeated, or once as a JSON list; unset: the adapter's own",
+            "example": ["rose", "tulip", "thistle"],
         },
-        "adapter": {"type": "string", "description": "unset: zero-shot"},
+        "adapter": {"type": "string", "description": "unset: zero-shot", "example": "flowers"},
         "version": {"type": "integer", "description": "unset: the live one"},
         "template": {
             "type": "array",

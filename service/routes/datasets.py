@@ -51,8 +51,8 @@ def upload_images(
     reach: Reach,
     tenant: Manager,
     dataset: str,
-    label: Annotated[str | None, Form()] = None,
-    files: Annotated[list[UploadFile] | None, File()] = None,
+    label: Annotated[str | None, Form(examples=["rose"])] = None,
+    files: Annotated[list[UploadFile] | None, File(examples=[["@1.jpg", "@2.jpg"]])] = None,
     archive: Annotated[UploadFile | None, File()] = None,
 ) -> UploadOut:
     """Stores what is good and lists what is not: `label` with `files`, or one `archive`
