@@ -20,6 +20,7 @@ from adapters.bank import Bank
 from adapters.clip import load_clip
 from service.demo.__main__ import PHOTOS
 from tests.soak.cluster import Cluster
+from tests.soak.hosts import run as run_hosts
 from tests.soak.isolation import Isolation
 from tests.soak.kills import KINDS, Kills
 from tests.soak.overload import Overload
@@ -68,10 +69,17 @@ def overload(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         return run.run(options.minutes * 60)
 
 
+def hosts(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Servers, workers and stores on hosts of their own, where namespaces may be made."""
+    samples = [s for s in read_samples(PHOTOS) if s.label in ("crab", "lotus")][::4]
+    return run_hosts(folder, samples)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
     "kills": kills,
     "isolation": isolation,
     "overload": overload,
+    "hosts": hosts,
 }
 
 

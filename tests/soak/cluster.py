@@ -3,6 +3,7 @@
 Processes are forked from one that has imported everything, for importing takes longest.
 """
 
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -24,6 +25,7 @@ from service.settings import Settings
 from tests.conftest import ADMIN_KEY, wait_for
 
 START_SECONDS = 120.0  # on cores that others use
+_CLONE_NEWNET = 0x40000000  # Linux: a namespace of networks
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.soak.cluster", "service.desk", "training.worker"])
 
@@ -34,6 +36,7 @@ class Process:
     def __init__(self, command: str, settings: Settings, log: Path) -> None:
         self.command, self.settings, self.log = command, settings, log
         self.environment: dict[str, str] = {}  # variables beside those of the settings
+        self.host: str | None = None  # the network namespace that it runs in
         self._process: multiprocessing.process.BaseProcess | None = None
 
     @property
@@ -48,7 +51,7 @@ class Process:
     def start(self, max_file_bytes: int | None = None) -> None:
         """Does not wait until it is ready. `max_file_bytes`: as if the disk were full then."""
         environment = self.settings.environment() | self.environment
-        arguments = (self.command, environment, str(self.log), max_file_bytes)
+        arguments = (self.command, environment, str(self.log), max_file_bytes, self.host)
         self._process = _FORKS.Process(target=_run, args=arguments, daemon=True)
         self._process.start()
 
@@ -79,7 +82,7 @@ class Server(Process):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.settings.port}"
+        return f"http://{self.settings.host}:{self.settings.port}"
 
     def is_ready(self) -> bool:
         assert self.running, self.text()[-2000:]
@@ -160,11 +163,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _run(command: str, environment: dict[str, str], log: str, max_file_bytes: int | None) -> None:
-    """The child: its output to the log, its environment, then the command."""
+def _run(
+    command: str,
+    environment: dict[str, str],
+    log: str,
+    max_file_bytes: int | None,
+    host: str | None,
+) -> None:
+    """The child: its output to the log, its host, its environment, then the command."""
     with Path(log).open("ab") as stream:
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
+    if host is not None:
+        with Path("/run/netns", host).open() as namespace:
+            if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), f"setns to {host}")
     os.environ.update(environment)
     if max_file_bytes is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
