@@ -1,4 +1,4 @@
-.PHONY: setup demo serve test soak check audit bench lock
+.PHONY: setup demo serve test soak check audit bench gpu lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,6 +22,12 @@ test: setup  ## the whole test suite
 	$(BIN)/python -m pytest
 
 bench: setup  ## both sides of every speed figure, and benchmark.json
+	$(BIN)/python -m tests.benchmarks
+
+gpu: setup  ## what a GPU changes: its tests, then every speed figure on it
+	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu: PyTorch \
+	sees no GPU here; .venv/bin/rmadapter doctor says more"); print(torch.cuda.get_device_name())'
+	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python -m tests.benchmarks
 
 soak: setup  ## kills, isolation and overload for an hour or more: make soak SOAK="--minutes 5 --rounds 10"

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -49,6 +51,14 @@ def rates(
 
 
 def _seconds(work: Callable[[], object]) -> float:
+    _finish()
     start = time.perf_counter()
     work()
+    _finish()
     return time.perf_counter() - start
+
+
+def _finish() -> None:
+    """What a GPU was given is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

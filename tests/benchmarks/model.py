@@ -21,12 +21,14 @@ from training.data import Sample, few_shot, image_set, read_samples
 from training.fit import class_features, default_settings, fit, image_features
 
 ROWS, PROMPTS_AT_ONCE = 32, 128
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @cache
 def clip_of(name: str) -> FrozenCLIP:
+    """On the device and in the precision that the service would take here."""
     torch.manual_seed(0)
-    return load_clip(name)
+    return load_clip(name, device=DEVICE, precision="bf16" if DEVICE == "cuda" else "fp32")
 
 
 def empty_bank(clip: FrozenCLIP, slots: int) -> Bank:
@@ -52,7 +54,8 @@ def pixels_for(clip: FrozenCLIP, rows: int) -> list[np.ndarray]:
 def _open_clips_images(clip: FrozenCLIP, pixels: list[np.ndarray]) -> torch.Tensor:
     mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in (clip.spec.mean, clip.spec.std))
     rows = (torch.from_numpy(np.stack(pixels)).float() - mean) / std
-    return clip.model.encode_image(rows, normalize=True)
+    with clip.autocast():
+        return clip.model.encode_image(rows.to(clip.device), normalize=True)
 
 
 def mixed_tenants_vs_frozen() -> Iterator[Row]:
@@ -73,7 +76,7 @@ def mixed_tenants_vs_frozen() -> Iterator[Row]:
 def gathered_vs_grouped() -> Iterator[Row]:
     """The adapters alone, beside one block of ViT-B/16."""
     clip = clip_of("ViT-B-16")
-    bank, x = full_bank(clip, ROWS + 1).image, torch.randn(ROWS, 197, 768)
+    bank, x = full_bank(clip, ROWS + 1).image, torch.randn(ROWS, 197, 768, device=DEVICE)
     for adapters in (4, 32):
         slots = [i % adapters + 1 for i in range(ROWS)]
         gather, group = bank.delta(slots), naive.grouped(bank, slots)
@@ -109,8 +112,10 @@ def text_features_vs_open_clip() -> Iterator[Row]:
 
     @torch.inference_mode()
     def theirs() -> None:
-        chunks = full.split(PROMPTS_AT_ONCE)
-        made["theirs"] = torch.cat([clip.model.encode_text(c, normalize=True) for c in chunks])
+        chunks = full.to(clip.device).split(PROMPTS_AT_ONCE)
+        with clip.autocast():
+            features = [clip.model.encode_text(chunk, normalize=True) for chunk in chunks]
+        made["theirs"] = torch.cat(features).float().cpu()
 
     row = rates(
         "text_features_vs_open_clip",
@@ -189,7 +194,9 @@ def fit_vs_naive_loop() -> Iterator[Row]:
         name: (
             image_features(clip, fitted, test.pixels)
             @ class_features(clip, fitted, test.classes, settings.template).T
-        ).argmax(1)
+        )
+        .argmax(1)
+        .cpu()
         == test.labels
         for name, fitted in adapters.items()
     }
@@ -215,7 +222,8 @@ def share_of_matrix_rate() -> Iterator[Row]:
         rows = torch.from_numpy(np.stack(pixels))
         clip.image_upper(clip.image_lower(rows, 1), 1)
     work = counter.get_total_flops()
-    left, right = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    kind = torch.bfloat16 if clip.precision == "bf16" else torch.float32
+    left, right = (torch.randn(2048, 2048, device=DEVICE, dtype=kind) for _ in range(2))
 
     def products() -> None:
         for _ in range(max(1, round(work / (2 * 2048**3)))):

@@ -22,11 +22,12 @@ def fit(clip: FrozenCLIP, samples: Sequence[Sample], settings: FitSettings) -> C
     block, twice over for the frozen features of the consistency loss.
     """
     classes = sorted({sample.label for sample in samples})
-    labels = torch.tensor([classes.index(sample.label) for sample in samples])
+    labels = torch.tensor([classes.index(sample.label) for sample in samples]).to(clip.device)
     ids = clip.tokenize(prompts(classes, settings.template))
     counted = torch.arange(ids.shape[1]) <= clip.end_of_text(ids).unsqueeze(1)
+    ids, counted = ids.to(clip.device), counted.to(clip.device)
     torch.manual_seed(settings.seed)
-    adapters = CLIPAdapters(clip.image, clip.text, settings.adapter)
+    adapters = CLIPAdapters(clip.image, clip.text, settings.adapter).to(clip.device)
     optimiser = torch.optim.AdamW(
         adapters.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
     )
