@@ -1,6 +1,5 @@
 """What a device changes, the same tests for each: features, swaps, and a fit."""
 
-
 import numpy as np
 import pytest
 import torch
