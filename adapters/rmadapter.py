@@ -29,6 +29,8 @@ class RMAdapter(nn.Module):
                 nn.init.kaiming_normal_(linear.weight, nonlinearity="linear")
                 nn.init.zeros_(linear.bias)
         nn.init.zeros_(self.up.weight)
+        if config.up_std:
+            nn.init.normal_(self.up.weight, std=config.up_std)
 
     def forward(self, x: Tensor) -> Tensor:
         """The adaptation branch, equations (8) and (9): [..., d] → [..., d]."""

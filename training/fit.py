@@ -34,6 +34,7 @@ class FitSettings:
     batch_size: int = 32
     learning_rate: float = 1e-3  # a third or three times of it: within a point
     weight_decay: float = 0.01
+    count_padding: bool = False  # whether λ2's mean takes in the tokens after a prompt's end
     seed: int = 1
     template: str = TEMPLATE
 
@@ -217,6 +218,8 @@ def _step_loss(
     config = prepared.settings.adapter
     positions = torch.arange(ids.shape[1], device=clip.device)
     counted = positions <= clip.end_of_text(ids).unsqueeze(1)  # [C, L], padding left out
+    if prepared.settings.count_padding:
+        counted = torch.ones_like(counted)
 
     def loss(rows: Tensor) -> Tensor:
         see, read = Reconstruction(adapters.image), Reconstruction(adapters.text, counted)

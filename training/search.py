@@ -46,6 +46,8 @@ def candidates(start: FitSettings) -> Iterator[tuple[str, FitSettings]]:
     later = replace(start.adapter, image_first=start.adapter.image_first + 2)
     yield "two image blocks fewer", replace(start, adapter=later)
     yield "α = 0.1", replace(start, adapter=replace(start.adapter, alpha=0.1))
+    yield "up-projection from 0.02", replace(start, adapter=replace(start.adapter, up_std=0.02))
+    yield "L_rec with padding", replace(start, count_padding=True)
     yield "rank 8", replace(start, adapter=replace(start.adapter, rank=8))
 
 
@@ -120,6 +122,7 @@ def _fitted(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--only", help="candidates whose name holds this")
     arguments = parser.parse_args()
     keep_freed_memory()
     clip = load_clip()
@@ -127,6 +130,8 @@ def main() -> None:
     settings = [("the frozen CLIP", None), *candidates(default_settings(clip))]
     print(f"{'base / novel / harmonic mean, %':32}", *(f"{s.name:>18}" for s in sets))
     for name, candidate in settings:
+        if arguments.only and arguments.only not in name:
+            continue
         found = [score(clip, candidate, trial) for trial in sets]
         cells = ["/".join(f"{100 * value:5.1f}" for value in each.values()) for each in found]
         print(f"{name:32}", *(f"{cell:>18}" for cell in cells), flush=True)
