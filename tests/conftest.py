@@ -1,5 +1,6 @@
 """What tests share: one CLIP, the carried photos, a real Redis, the service over real HTTP."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -36,6 +37,15 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", action="store_true", help="take the pictures of docs/console")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command that was run in this process has its own logging, to a stream that is gone then."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,6 @@ from training.data import Sample
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch):
     """What the process logged since the last call, as JSON."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
     logs.set_up("json", "info")
@@ -29,8 +27,7 @@ def lines(monkeypatch: pytest.MonkeyPatch):
         written.truncate()
         return [json.loads(line) for line in text.splitlines()]
 
-    yield since
-    root.handlers[:], root.level = before
+    return since
 
 
 def test_a_line_is_an_object_with_its_time_and_what_it_is_about(lines) -> None:
@@ -81,13 +78,8 @@ def test_each_request_is_a_line_with_its_id_and_tenant_and_no_secret(
 
 
 def test_text_lines_end_with_the_requests_id(capsys: pytest.CaptureFixture[str]) -> None:
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
     logs.set_up("text", "warning")
-    try:
-        with logs.about(request_id="r1"):
-            logging.getLogger("here").info("not shown")
-            logging.getLogger("here").warning("shown")
-        assert re.fullmatch(r"WARNING here: shown \[r1\]\n", capsys.readouterr().err)
-    finally:
-        root.handlers[:], root.level = before
+    with logs.about(request_id="r1"):
+        logging.getLogger("here").info("not shown")
+        logging.getLogger("here").warning("shown")
+    assert re.fullmatch(r"WARNING here: shown \[r1\]\n", capsys.readouterr().err)
