@@ -152,7 +152,7 @@ def fit(
 
 @app.command()
 def classify(
-    images: Annotated[list[Path], typer.Argument(help="pictures", exists=True, dir_okay=False)],
+    images: Annotated[list[Path], typer.Argument(help="pictures")],
     classes: Annotated[str | None, typer.Option(help="names, by commas")] = None,
     adapter: Annotated[str | None, typer.Option(help="without: zero-shot")] = None,
     min_score: Annotated[float | None, typer.Option(help="below it: none of these")] = None,

@@ -127,6 +127,7 @@ def test_keys_are_made_listed_and_revoked(run) -> None:
         (["publish", "nowhere", "1"], {}, "`rmadapter adapters` and `rmadapter datasets` list"),
         (["fit", "/nowhere", "--adapter", "a"], {}, "/nowhere does not exist"),
         (["import", "csv", "/nowhere.csv"], {}, "/nowhere.csv cannot be read"),
+        (["classify", "/nowhere.jpg", "--classes", "a,b"], {}, "/nowhere.jpg"),
     ],
 )
 def test_an_error_is_exit_code_1_and_says_what_to_do(
@@ -141,7 +142,7 @@ def test_an_error_is_exit_code_1_and_says_what_to_do(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["fit", "--adapter", "a"], ["classify", "/nowhere.jpg"], ["nothing"]]
+    "arguments", [["fit", "--adapter", "a"], ["publish", "a", "b"], ["nothing"]]
 )
 def test_a_wrong_command_line_is_exit_code_2(run, arguments: list) -> None:
     assert run(*arguments).exit_code == 2
