@@ -1,6 +1,8 @@
 """No code of the packages opens what others send in a way that could run it or fetch for it."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,3 +75,13 @@ def test_only_the_client_of_the_command_line_opens_http_connections() -> None:
         if "import httpx" in file.read_text() or "from httpx" in file.read_text()
     }
     assert users <= {"service/client.py", "service/demo/__main__.py"}
+
+
+def test_no_package_reports_home() -> None:
+    check = (
+        "import os, sys, service\n"
+        "assert not {'onnxruntime', 'huggingface_hub'} & sys.modules.keys()\n"
+        "print(os.environ['ORT_DISABLE_TELEMETRY'], os.environ['HF_HUB_DISABLE_TELEMETRY'])"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, env={})
+    assert done.stdout == "1 1\n", done.stderr
