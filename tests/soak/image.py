@@ -118,7 +118,11 @@ class Build:
                 shutil.copy(source, place)
 
     def _user(self, value: str) -> None:
-        self.stages[-1].user = value
+        stage = self.stages[-1]
+        stage.user = value
+        users = (stage.root / "etc/passwd").read_text().splitlines()
+        homes = {line.split(":")[2]: line.split(":")[5] for line in users}
+        stage.environment["HOME"] = homes[value]  # as Docker sets it
 
     def _entrypoint(self, value: str) -> None:
         self.stages[-1].command = json.loads(value)
