@@ -18,8 +18,9 @@ demo: setup  ## starts the service, fits on carried photos, prints a table
 serve: setup  ## rmadapter up
 	$(BIN)/rmadapter up
 
+# Half of it waits for other processes; two at a time, with a thread each, take half as long.
 test: setup  ## the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 bench: setup  ## both sides of every speed figure, and benchmark.json
 	$(BIN)/python -m tests.benchmarks

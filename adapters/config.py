@@ -28,9 +28,7 @@ class AdapterConfig:
     # up-projection from zero and AdamW, whose step does not depend on the gradient's scale, no
     # gradient scaling is needed (measured: tests/benchmarks/gradient_scaling.py)
     reconstruction_layers: int = 2  # eq. (10); the paper's ablation has one, two, three
-    up_std: float = (
-        0.0  # of the up-projection's start, a normal's; 0: a new adapter is the frozen CLIP
-    )
+    up_std: float = 0.0  # of the up-projection's start: 0, the frozen CLIP; 0.02 is no better
     shared_down: bool = True  # eq. (8); the paper's ablation has independent projections
 
     def __post_init__(self) -> None:
