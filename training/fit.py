@@ -34,7 +34,7 @@ class FitSettings:
     batch_size: int = 32
     learning_rate: float = 1e-3  # a third or three times of it: within a point
     weight_decay: float = 0.01
-    count_padding: bool = False  # whether λ2's mean takes in the tokens after a prompt's end
+    count_padding: bool = False  # whether λ2's mean takes in what follows a prompt's end: no better
     seed: int = 1
     template: str = TEMPLATE
 

@@ -205,5 +205,6 @@ def test_doctor_warns_of_a_key_that_others_can_read(
     file = tmp_path / "default.key"
     file.write_text("rma_x")
     file.chmod(stat.S_IRUSR | stat.S_IROTH)
-    done = run("doctor")
-    assert f"chmod 600 {file}" in done.output.replace("\n", "")
+    found = json.loads(run("doctor", "--json").stdout)
+    (key,) = [finding for finding in found if finding["what"] == "key"]
+    assert (key["state"], key["mend"]) == ("warn", f"chmod 600 {file}")
