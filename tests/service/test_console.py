@@ -87,9 +87,9 @@ def look(request: pytest.FixtureRequest) -> Look:
             found = Axe().run(page).response["violations"]
             serious = [v for v in found if v["impact"] in ("serious", "critical")]
             assert not serious, [(v["id"], v["nodes"][0]["html"]) for v in serious]
-            if request.config.getoption("--screenshots"):
-                ending = "-dark" if scheme == "dark" else ""
-                page.screenshot(path=PICTURES / f"{name}{ending}.png", full_page=True)
+            wanted = (scheme == "dark") == name.endswith("-dark")
+            if wanted and request.config.getoption("--screenshots"):
+                page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
 
     return judge
 
@@ -115,7 +115,7 @@ def test_from_photos_to_a_classifier_without_a_page_of_documentation(
     look(page, "2-photos")
     page.get_by_role("button", name="Fit").click()
     expect(page.locator("polyline[points*=' ']")).to_have_count(1, timeout=FIT_MS)
-    look(page, "3-fit")
+    look(page, "3-fit-dark")
     see_what_it_is_worth(page)
     look(page, "4-results")
     correct_a_label(page, look)
@@ -162,7 +162,7 @@ def correct_a_label(page: Page, look: Look) -> None:
     page.keyboard.press("Space")
     expect(page.get_by_text("1 photo chosen")).to_be_visible()
     page.get_by_label("Move to class").fill("lotus")
-    look(page, "5-move")
+    look(page, "5-move-dark")
     page.get_by_role("button", name="Move").click()
     lotus = page.get_by_role("region", name="lotus")
     expect(lotus.get_by_role("checkbox", name="not-a-crab.jpg")).to_be_visible()
