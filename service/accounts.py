@@ -3,9 +3,8 @@
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from service.console import JsonFlag, connected, errors, out, print_json
+from service.console import JsonFlag, connected, errors, print_json, show_list
 
 tenants_app = typer.Typer(no_args_is_help=True, help="Tenants, for the administrator.")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of your tenant.")
@@ -14,15 +13,13 @@ keys_app = typer.Typer(no_args_is_help=True, help="API keys of your tenant.")
 @tenants_app.command("list")
 def list_tenants(as_json: JsonFlag = False) -> None:
     """All tenants."""
-    with errors(), connected(admin=True) as client:
-        items = list(client.pages("/v1/tenants"))
-    if as_json:
-        print_json(items)
-        return
-    table = Table("tenant", "name", "created")
-    for tenant in items:
-        table.add_row(tenant["tenant"], tenant["name"], tenant["created_at"])
-    out.print(table)
+    show_list(
+        "/v1/tenants",
+        as_json,
+        ("tenant", "name", "created"),
+        lambda tenant: [(tenant["tenant"], tenant["name"], tenant["created_at"])],
+        admin=True,
+    )
 
 
 @tenants_app.command("create")
@@ -53,15 +50,12 @@ def erase_tenant(
 @keys_app.command("list")
 def list_keys(as_json: JsonFlag = False) -> None:
     """The keys by their ids; the keys themselves are not kept."""
-    with errors(), connected() as client:
-        items = list(client.pages("/v1/keys"))
-    if as_json:
-        print_json(items)
-        return
-    table = Table("key id", "scope", "created")
-    for key in items:
-        table.add_row(key["key_id"], key["scope"], key["created_at"])
-    out.print(table)
+    show_list(
+        "/v1/keys",
+        as_json,
+        ("key id", "scope", "created"),
+        lambda key: [(key["key_id"], key["scope"], key["created_at"])],
+    )
 
 
 @keys_app.command("create")

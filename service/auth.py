@@ -110,7 +110,7 @@ def _is_admin(reach: Services, api_key: str | None) -> bool:
     return hmac.compare_digest(api_key.encode(), admin_key.get_secret_value().encode())
 
 
-async def refuse_early(request: Request, reach: Reach, credentials: Credentials) -> None:
+async def refuse_early(reach: Reach, credentials: Credentials) -> None:
     """Raises TooMany for one whose pictures would wait for too long, by what is remembered alone.
 
     Under overload most requests end here: before Redis is asked, and before a body is read.

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ from rich.table import Table
 from service import logs, tracing
 from service.accounts import keys_app, tenants_app
 from service.client import Client, ClientError, Json
-from service.console import JsonFlag, connected, err, errors, out, print_json
+from service.console import JsonFlag, connected, err, errors, out, print_json, show_list
 from service.evaluate import evaluate_app
 from service.importing import (
     BadImport,
@@ -141,9 +141,12 @@ def fit(
         raise typer.BadParameter("give either SOURCE or --dataset")
     with errors(), connected() as client:
         if source is not None:
-            _check_source(source)
+            labelled = _read(source)
             dataset = client.create_dataset(source.absolute().stem[:100] or "upload")
-            _upload(client, dataset, source)
+            if labelled is None:
+                _upload_archive(client, dataset, source)
+            else:
+                _upload_classes(client, dataset, labelled)
         assert dataset is not None
         job = client.create_job(dataset, adapter, publish="if_better" if if_better else True)
         job = follow(client, job["job"])
@@ -181,39 +184,32 @@ def classify(
 @app.command()
 def adapters(as_json: JsonFlag = False) -> None:
     """Lists adapters and their versions."""
-    with errors(), connected() as client:
-        items = list(client.pages("/v1/adapters"))
-    if as_json:
-        print_json(items)
-        return
-    table = Table("adapter", "version", "live", "classes", "held-out accuracy", "zero-shot")
-    for item in items:
-        for version in item["versions"]:
-            metrics = version["metrics"]
-            table.add_row(
-                item["adapter"],
-                str(version["version"]),
-                "yes" if version["live"] else "",
-                str(len(version["classes"])),
-                _accuracy(metrics.get("adapted")),
-                _accuracy(metrics.get("zero_shot")),
-            )
-    out.print(table)
+    columns = ("adapter", "version", "live", "classes", "held-out accuracy", "zero-shot")
+    show_list("/v1/adapters", as_json, columns, _version_rows)
+
+
+def _version_rows(adapter: Json) -> Iterator[tuple[str, ...]]:
+    for version in adapter["versions"]:
+        metrics = version["metrics"]
+        yield (
+            adapter["adapter"],
+            str(version["version"]),
+            "yes" if version["live"] else "",
+            str(len(version["classes"])),
+            _accuracy(metrics.get("adapted")),
+            _accuracy(metrics.get("zero_shot")),
+        )
 
 
 @app.command()
 def datasets(as_json: JsonFlag = False) -> None:
     """Lists data sets."""
-    with errors(), connected() as client:
-        items = list(client.pages("/v1/datasets"))
-    if as_json:
-        print_json(items)
-        return
-    table = Table("data set", "name", "pictures", "classes")
-    for item in items:
-        classes = ", ".join(f"{name} ({count})" for name, count in item["labels"].items())
-        table.add_row(item["dataset"], item["name"], str(item["images"]), classes)
-    out.print(table)
+    show_list("/v1/datasets", as_json, ("data set", "name", "pictures", "classes"), _dataset_rows)
+
+
+def _dataset_rows(dataset: Json) -> Iterator[tuple[str, ...]]:
+    classes = ", ".join(f"{name} ({count})" for name, count in dataset["labels"].items())
+    yield dataset["dataset"], dataset["name"], str(dataset["images"]), classes
 
 
 @app.command()
@@ -232,17 +228,13 @@ def publish(
 @app.command()
 def jobs(as_json: JsonFlag = False) -> None:
     """Lists fits."""
-    with errors(), connected() as client:
-        items = list(client.pages("/v1/jobs"))
-    if as_json:
-        print_json(items)
-        return
-    table = Table("job", "adapter", "state", "version", "started", "error")
-    for job in items:
-        version = str(job["version"] or "")
-        row = (job["job"], job["adapter"], job["state"], version, job["started_at"] or "")
-        table.add_row(*row, job["error"] or "")
-    out.print(table)
+    columns = ("job", "adapter", "state", "version", "started", "error")
+    show_list("/v1/jobs", as_json, columns, _job_rows)
+
+
+def _job_rows(job: Json) -> Iterator[tuple[str, ...]]:
+    optional = (str(job[name] or "") for name in ("version", "started_at", "error"))
+    yield (job["job"], job["adapter"], job["state"], *optional)
 
 
 @import_app.command("custom-vision")
@@ -303,8 +295,7 @@ def _import(path: Path, name: str | None, as_json: bool, read: Callable[[Path], 
     with errors(), connected() as client:
         labelled = read(path)
         if not labelled.classes:
-            for where, why in labelled.left_out:
-                err.print(f"[yellow]left out[/] {escape(where)}: {escape(why)}", highlight=False)
+            _show_left_out(labelled.left_out)
             raise BadImport(f"{path}: there is no photo with a class")
         dataset = client.create_dataset((name or path.absolute().stem)[:100])
         taken = _upload_classes(client, dataset, labelled)
@@ -401,29 +392,29 @@ def follow(client: Client, job_id: str) -> Json:
     return job
 
 
-def _upload(client: Client, dataset: str, source: Path) -> None:
-    if source.is_file():
-        with err.status(f"uploading {source}"):
-            answer = client.upload_archive(dataset, source)
-        _show_rejected(answer)
-        return
-    _upload_classes(client, dataset, from_folder(source))
-
-
-def _check_source(source: Path) -> None:
-    """Before anything is made of it."""
+def _read(source: Path) -> Labelled | None:
+    """A folder's photos, before anything is made of them; None for an archive."""
     if not source.exists():
         raise ClientError(f"{source} does not exist")
-    if source.is_dir() and not from_folder(source).classes:
+    if source.is_file():
+        return None
+    labelled = from_folder(source)
+    if not labelled.classes:
         raise ClientError(
             f"{source} has no folders with pictures: each class needs one of its name"
         )
+    return labelled
+
+
+def _upload_archive(client: Client, dataset: str, archive: Path) -> None:
+    with err.status(f"uploading {archive}"):
+        answer = client.upload_archive(dataset, archive)
+    _show_rejected(answer)
 
 
 def _upload_classes(client: Client, dataset: str, labelled: Labelled) -> int:
     """Sends what is labelled and says what is left out; how many were taken."""
-    for where, why in labelled.left_out:
-        err.print(f"[yellow]left out[/] {escape(where)}: {escape(why)}", highlight=False)
+    _show_left_out(labelled.left_out)
     taken = 0
     with Progress(console=err) as bar:
         task = bar.add_task("upload", total=labelled.count)
@@ -436,9 +427,12 @@ def _upload_classes(client: Client, dataset: str, labelled: Labelled) -> int:
 
 
 def _show_rejected(answer: Json) -> None:
-    for rejected in answer["rejected"]:
-        file, reason = escape(rejected["file"]), escape(rejected["reason"])
-        err.print(f"[yellow]left out[/] {file}: {reason}", highlight=False)
+    _show_left_out((rejected["file"], rejected["reason"]) for rejected in answer["rejected"])
+
+
+def _show_left_out(left_out: Iterable[tuple[str, str]]) -> None:
+    for where, why in left_out:
+        err.print(f"[yellow]left out[/] {escape(where)}: {escape(why)}", highlight=False)
 
 
 def _show_fit(job: Json, as_json: bool) -> None:

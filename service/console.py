@@ -6,17 +6,18 @@ Exit codes: 0, done; 1, it failed or was refused, and stderr says why; 2, the co
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from adapters.errors import RMAdapterError
-from service.client import Client, ClientError
+from service.client import Client, ClientError, Json
 from service.errors import problems_of
 from service.settings import Settings
 
@@ -34,6 +35,26 @@ _HINTS = {  # by the status of a refusal: what to do next
 def print_json(value: Any) -> None:
     """For machines: plain, indented."""
     print(json.dumps(value, indent=2))
+
+
+def show_list(
+    path: str,
+    as_json: bool,
+    columns: Sequence[str],
+    rows: Callable[[Json], Iterable[Sequence[str]]],
+    admin: bool = False,
+) -> None:
+    """Every item of a list of the service: as JSON, or as a table with the rows of each."""
+    with errors(), connected(admin) as client:
+        items = list(client.pages(path))
+    if as_json:
+        print_json(items)
+        return
+    table = Table(*columns)
+    for item in items:
+        for row in rows(item):
+            table.add_row(*row)
+    out.print(table)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from service.redis_server import find_server
 from service.registry.store import Store, connect
 from service.services import clip_of, registry_of
 from service.settings import Settings
-from training.fit import default_settings
 
 State = Literal["ok", "warn", "fail"]
 _REDIS_SECONDS = 3.0
@@ -66,7 +65,7 @@ def _device(settings: Settings) -> Iterator[Finding]:
     elif settings.model == "bundled":
         yield Finding("device", "ok", f"CPU, {torch.get_num_threads()} threads")
     else:
-        says = f"CPU alone: {settings.model} takes about a second a photo to fit and to classify"
+        says = f"CPU alone, which is slow for {settings.model}"
         yield Finding("device", "warn", says, mend)
 
 
@@ -94,7 +93,6 @@ def _model(settings: Settings) -> Iterator[Finding]:
         mend = "RMADAPTER_MODEL and RMADAPTER_PRETRAINED: `bundled`, or open_clip's names"
         yield Finding("model", "fail", f"{settings.model}: {error}", mend)
         return
-    default_settings(clip)
     yield Finding("model", "ok", f"{clip.name} loads, on {clip.device}")
 
 

@@ -64,8 +64,7 @@ def span(name: str, parent: str | None = None, **attributes: str | int) -> Itera
         return
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    carrier = {"traceparent": parent} if parent else {}
-    context = TraceContextTextMapPropagator().extract(carrier) if parent else None
+    context = TraceContextTextMapPropagator().extract({"traceparent": parent}) if parent else None
     with _tracer.start_as_current_span(name, context, attributes=attributes):
         yield
 

@@ -44,7 +44,8 @@ class FitSettings:
             for name in ("epochs", "min_steps", "batch_size", "learning_rate", "weight_decay")
         }
         nested = {"adapter": self.adapter.to_dict(), "losses": self.losses.to_dict()}
-        return nested | plain | {"seed": self.seed, "template": self.template}
+        chosen = {"count_padding": self.count_padding, "seed": self.seed, "template": self.template}
+        return nested | plain | chosen
 
 
 @dataclass(frozen=True, slots=True)

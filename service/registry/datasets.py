@@ -243,8 +243,8 @@ class Datasets:
         name, found, at = tenant_key(tenant, "dataset", dataset_id, "images"), [], _position(cursor)
         while True:
             at, some = self._store.hscan(name, at, count=limit)
-            found += [_image(digest, record) for digest, record in some.items()]
-            found = [image for image in found if label in (None, image.label)]
+            images = (_image(digest, record) for digest, record in some.items())
+            found += [image for image in images if label in (None, image.label)]
             if at == 0 or len(found) >= limit:
                 return Page(found, str(at) if at else None)
 

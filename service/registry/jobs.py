@@ -139,8 +139,8 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one tenant may have, `parallel`: of its open jobs, how many workers may share at once;
-    and for how many seconds an ended job is kept."""
+    """What one tenant may have; `parallel`: of its open jobs, how many workers may share at once;
+    `kept_seconds`: so long an ended job is kept."""
 
     open_jobs: int
     adapters: int

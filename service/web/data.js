@@ -3,7 +3,7 @@
 import { all, call, lazyPicture } from "./api.js";
 import { announce, confirmed, h, plural, problemBox, when } from "./dom.js";
 import { fitForm } from "./fit.js";
-import { loose, photosOf, upload } from "./upload.js";
+import { dropOn, loose, photosOf, upload } from "./upload.js";
 
 const SHOWN = 60; // thumbnails of a class at first, and with each press of the button
 
@@ -125,13 +125,7 @@ function dropZone(id, done) {
       ...pick({ multiple: true, accept: "image/*" }, "Choose photos")),
     h("div", { class: "row" }, h("label", { for: "class-name" }, "Their class"), label),
     meter, problem.box, outcome);
-  zone.addEventListener("dragover", (event) => { event.preventDefault(); zone.classList.add("over"); });
-  zone.addEventListener("dragleave", () => zone.classList.remove("over"));
-  zone.addEventListener("drop", async (event) => {
-    event.preventDefault();
-    zone.classList.remove("over");
-    take(await photosOf(event.dataTransfer, label.value.trim()));
-  });
+  dropOn(zone, async (dropped) => take(await photosOf(dropped, label.value.trim())));
   return [zone];
 }
 

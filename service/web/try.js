@@ -3,6 +3,7 @@
 import { all, post } from "./api.js";
 import { scoreBars } from "./charts.js";
 import { announce, h, problemBox } from "./dom.js";
+import { dropOn } from "./upload.js";
 
 export async function tryIt({ argument: wanted, signal }) {
   const { items } = await all("/v1/adapters");
@@ -62,9 +63,7 @@ export async function tryIt({ argument: wanted, signal }) {
   const input = h("input", { type: "file", accept: "image/*", class: "hidden-visually", tabindex: "-1", "aria-hidden": "true", onchange: () => take(input.files[0]) });
   const zone = h("section", { class: "drop", "aria-label": "Photo" }, h("p", {}, h("strong", {}, "Drop a photo here")),
     h("div", { class: "row" }, h("button", { onclick: () => input.click() }, "Choose a photo"), input, camera(take, problem, signal)), photo);
-  zone.addEventListener("dragover", (event) => { event.preventDefault(); zone.classList.add("over"); });
-  zone.addEventListener("dragleave", () => zone.classList.remove("over"));
-  zone.addEventListener("drop", (event) => { event.preventDefault(); zone.classList.remove("over"); take(event.dataTransfer.files[0]); });
+  dropOn(zone, (dropped) => take(dropped.files[0]));
   return {
     title: "Try it",
     content: [

@@ -35,6 +35,17 @@ async function walk(entry, label, found) {
   }
 }
 
+/** Lets things be dropped on an element; `take(dataTransfer)`. */
+export function dropOn(zone, take) {
+  zone.addEventListener("dragover", (event) => { event.preventDefault(); zone.classList.add("over"); });
+  zone.addEventListener("dragleave", () => zone.classList.remove("over"));
+  zone.addEventListener("drop", (event) => {
+    event.preventDefault();
+    zone.classList.remove("over");
+    take(event.dataTransfer);
+  });
+}
+
 function wanted(file) {
   return !file.name.startsWith(".") && !["Thumbs.db", "desktop.ini"].includes(file.name);
 }
