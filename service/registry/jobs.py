@@ -3,7 +3,8 @@
 A tenant's first few open jobs are in the queue, the rest wait here, so that a flood from one tenant
 does not starve another. A job is marked as sent after it was: a crash between the two sends it
 twice, never not at all, and a lease lets one worker alone run it. Leases and waits run by Redis's
-clock alone: no host's own clock, however wrong, runs a job twice or never.
+clock alone: no host's own clock, however wrong, runs a job twice or never. Where Redis's is set
+back, what is left of a lease or a wait is cut to its full length.
 """
 
 import hashlib
@@ -64,7 +65,10 @@ _CLAIM = """
 local job, lease = unpack(KEYS)
 local worker, seconds, now = unpack(ARGV)
 local holder = redis.call('get', lease)
-if holder and holder ~= worker then return -1 end
+if holder and holder ~= worker then
+  if redis.call('pttl', lease) > seconds * 1000 then redis.call('expire', lease, seconds) end
+  return -1
+end
 if redis.call('hexists', job, 'state') == 0 then return 0 end
 if redis.call('hexists', job, 'finished_at') == 1 then return 0 end
 if not holder then
@@ -248,8 +252,15 @@ class Jobs:
         sent, state = self._store.hmget(_name(tenant, job_id), ["sent", "state"])
         if sent is None or state != "running":
             return sent is None
-        lease, just_sent = _name(tenant, job_id, "lease"), _name(tenant, job_id, "just-sent")
-        return not self._store.exists(lease, just_sent)
+        waits = {"lease": LEASE_SECONDS, "just-sent": _LOST_SECONDS}
+        return not any([self._holds(_name(tenant, job_id, w), s) for w, s in waits.items()])
+
+    def _holds(self, name: str, seconds: int) -> bool:
+        """Whether it is there; for no longer than `seconds` if Redis's clock was set back since."""
+        left: int = self._store.pttl(name)  # ms; below 0: it is not there
+        if left > 1000 * seconds:
+            self._store.expire(name, seconds)
+        return left >= 0
 
     def dispatch_all(self) -> None:
         """What a crash between recording and sending left behind; workers call it now and then."""

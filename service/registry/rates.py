@@ -1,7 +1,8 @@
 """How often a tenant may ask: GCRA in Redis, one call, shared by all API servers.
 
 A tenant and kind of call has one number, the time at which its next call would be due at an even
-pace (`tat`); a burst may run ahead of it. The clock is Redis's own, so servers need not agree.
+pace (`tat`); a burst may run ahead of it. The clock is Redis's own, so servers need not agree. A
+number further ahead than a burst is from before that clock was set back, and counts no more.
 
 Each server keeps the same numbers for the calls that it let through itself. They refuse most of a
 flood without asking Redis, and while Redis is away, or slow under that flood, they are the limit.
@@ -27,6 +28,7 @@ local clock = redis.call('time')
 local now = clock[1] * 1000000 + clock[2]
 local step, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
 local tat = math.max(tonumber(redis.call('get', KEYS[1]) or now), now)
+if tat > now + burst * step + 1 then tat = now end
 local wait = tat - now - (burst - 1) * step
 if wait > 0 then return math.ceil(wait) end
 local life = math.ceil((tat + step - now) / 1000)
