@@ -12,12 +12,23 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.text import Text
 
 from service import logs, tracing
 from service.accounts import keys_app, tenants_app
 from service.client import Client, ClientError, Json
-from service.console import JsonFlag, connected, err, errors, out, print_json, show_list
+from service.console import (
+    Cell,
+    JsonFlag,
+    coloured,
+    connected,
+    err,
+    errors,
+    out,
+    print_json,
+    show_list,
+    table_of,
+)
 from service.evaluate import evaluate_app
 from service.importing import (
     BadImport,
@@ -184,17 +195,17 @@ def classify(
 @app.command()
 def adapters(as_json: JsonFlag = False) -> None:
     """Lists adapters and their versions."""
-    columns = ("adapter", "version", "live", "classes", "held-out accuracy", "zero-shot")
+    columns = ("adapter", "version", "", "classes", "held-out accuracy", "zero-shot")
     show_list("/v1/adapters", as_json, columns, _version_rows)
 
 
-def _version_rows(adapter: Json) -> Iterator[tuple[str, ...]]:
+def _version_rows(adapter: Json) -> Iterator[tuple[Cell, ...]]:
     for version in adapter["versions"]:
         metrics = version["metrics"]
         yield (
             adapter["adapter"],
             str(version["version"]),
-            "yes" if version["live"] else "",
+            coloured("live" if version["live"] else ""),
             str(len(version["classes"])),
             _accuracy(metrics.get("adapted")),
             _accuracy(metrics.get("zero_shot")),
@@ -207,7 +218,7 @@ def datasets(as_json: JsonFlag = False) -> None:
     show_list("/v1/datasets", as_json, ("data set", "name", "pictures", "classes"), _dataset_rows)
 
 
-def _dataset_rows(dataset: Json) -> Iterator[tuple[str, ...]]:
+def _dataset_rows(dataset: Json) -> Iterator[tuple[Cell, ...]]:
     classes = ", ".join(f"{name} ({count})" for name, count in dataset["labels"].items())
     yield dataset["dataset"], dataset["name"], str(dataset["images"]), classes
 
@@ -232,9 +243,9 @@ def jobs(as_json: JsonFlag = False) -> None:
     show_list("/v1/jobs", as_json, columns, _job_rows)
 
 
-def _job_rows(job: Json) -> Iterator[tuple[str, ...]]:
+def _job_rows(job: Json) -> Iterator[tuple[Cell, ...]]:
     optional = (str(job[name] or "") for name in ("version", "started_at", "error"))
-    yield (job["job"], job["adapter"], job["state"], *optional)
+    yield (job["job"], job["adapter"], coloured(job["state"]), *optional)
 
 
 @import_app.command("custom-vision")
@@ -321,12 +332,8 @@ def doctor(as_json: JsonFlag = False) -> None:
     if as_json:
         print_json([asdict(finding) for finding in found])
     else:
-        table = Table("", "what", "found", "to mend")
-        colours = {"ok": "green", "warn": "yellow", "fail": "red"}
-        for finding in found:
-            state = f"[{colours[finding.state]}]{finding.state}[/]"
-            table.add_row(state, finding.what, escape(finding.says), escape(finding.mend))
-        out.print(table)
+        rows = [(coloured(f.state), f.what, f.says, f.mend) for f in found]
+        out.print(table_of(("", "what", "found", "to mend"), rows))
     if any(finding.state == "fail" for finding in found):
         raise typer.Exit(1)
 
@@ -450,16 +457,17 @@ def _show_fit(job: Json, as_json: bool) -> None:
 
 def _show_answers(answer: Json) -> None:
     name = f"{answer['adapter']} version {answer['version']}" if answer["adapter"] else "zero-shot"
-    table = Table("file", "label", "score", "next", title=name)
-    for result in answer["results"]:
-        if result["error"]:
-            table.add_row(result["file"], f"[red]{result['error']}[/]", "", "")
-            continue
-        first, *others = result["predictions"]
-        rest = ", ".join(f"{p['label']} {p['score']:.2f}" for p in others)
-        label = result["label"] or "[dim]none of these[/]"
-        table.add_row(result["file"], label, f"{first['score']:.2f}", rest)
-    out.print(table)
+    rows = map(_answer_row, answer["results"])
+    out.print(table_of(("file", "label", "score", "next"), rows, title=name))
+
+
+def _answer_row(result: Json) -> tuple[Cell, ...]:
+    if result["error"]:
+        return result["file"], Text(result["error"], "red"), "", ""
+    first, *others = result["predictions"]
+    rest = ", ".join(f"{p['label']} {p['score']:.2f}" for p in others)
+    label = Text(result["label"], "green") if result["label"] else Text("none of these", "dim")
+    return result["file"], label, f"{first['score']:.2f}", Text(rest, "dim")
 
 
 def _accuracy(report: Json | None) -> str:

@@ -22,6 +22,17 @@ from service.errors import problems_of
 from service.settings import Settings
 
 out, err = Console(), Console(stderr=True)
+Cell = str | Text
+_COLOURS = {
+    "succeeded": "green",
+    "live": "green",
+    "ok": "green",
+    "running": "blue",
+    "warn": "yellow",
+    "cancelled": "yellow",
+    "failed": "red",
+    "fail": "red",
+}
 JsonFlag = Annotated[bool, typer.Option("--json", help="JSON for machines")]
 _HINTS = {  # by the status of a refusal: what to do next
     0: "`rmadapter doctor` looks for the reason; RMADAPTER_URL names a service elsewhere",
@@ -37,11 +48,27 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
+def table_of(
+    columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: str | None = None
+) -> Table:
+    """A coloured table; a plain string is shown as it is, for users' names may look like markup."""
+    table = Table(*columns, title=Text(title) if title else None)
+    table.columns[0].style = "cyan"
+    for row in rows:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return table
+
+
+def coloured(word: str) -> Text:
+    """A state in its colour."""
+    return Text(word, _COLOURS.get(word, ""))
+
+
 def show_list(
     path: str,
     as_json: bool,
     columns: Sequence[str],
-    rows: Callable[[Json], Iterable[Sequence[str]]],
+    rows: Callable[[Json], Iterable[Sequence[Cell]]],
     admin: bool = False,
 ) -> None:
     """Every item of a list of the service: as JSON, or as a table with the rows of each."""
@@ -50,11 +77,7 @@ def show_list(
     if as_json:
         print_json(items)
         return
-    table = Table(*columns)
-    for item in items:
-        for row in rows(item):
-            table.add_row(*row)
-    out.print(table)
+    out.print(table_of(columns, (row for item in items for row in rows(item))))
 
 
 @contextmanager

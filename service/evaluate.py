@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from adapters.errors import RMAdapterError
 from adapters.memory import keep_freed_memory
-from service.console import err, errors, out, print_json
+from service.console import Cell, err, errors, out, print_json, table_of
 
 if TYPE_CHECKING:
     from adapters.clip import FrozenCLIP
@@ -333,21 +334,24 @@ def _show(
 
 
 def _table(results: "Sequence[Result]") -> Table:
-    table = Table("method", "shots", "target", "base", "novel", "hm", "seconds", "parameters")
-    for r in results:
-        table.add_row(
-            r.method,
-            str(r.shots),
-            r.target or "",
-            f"{r.base:.2%} {_range(r.base_ci)}",
-            "" if r.novel is None or r.novel_ci is None else f"{r.novel:.2%} {_range(r.novel_ci)}",
-            "" if r.hm is None else f"{r.hm:.2%}",
-            f"{r.seconds:.1f}",
-            f"{r.parameters:,}",
-        )
+    columns = ("method", "shots", "target", "base", "novel", "hm", "seconds", "parameters")
+    table = table_of(columns, map(_row, results))
     if not any(r.target for r in results):
         table.columns.pop(2)
     return table
+
+
+def _row(r: "Result") -> tuple[Cell, ...]:
+    return (
+        r.method,
+        str(r.shots),
+        r.target or "",
+        f"{r.base:.2%} {_range(r.base_ci)}",
+        "" if r.novel is None or r.novel_ci is None else f"{r.novel:.2%} {_range(r.novel_ci)}",
+        "" if r.hm is None else Text(f"{r.hm:.2%}", "bold"),
+        f"{r.seconds:.1f}",
+        f"{r.parameters:,}",
+    )
 
 
 def _range(interval: tuple[float, float], times: float = 100, unit: str = "") -> str:

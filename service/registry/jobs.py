@@ -253,7 +253,8 @@ class Jobs:
         if sent is None or state != "running":
             return sent is None
         waits = {"lease": LEASE_SECONDS, "just-sent": _LOST_SECONDS}
-        return not any([self._holds(_name(tenant, job_id, w), s) for w, s in waits.items()])
+        held = [self._holds(_name(tenant, job_id, wait), s) for wait, s in waits.items()]
+        return not any(held)
 
     def _holds(self, name: str, seconds: int) -> bool:
         """Whether it is there; for no longer than `seconds` if Redis's clock was set back since."""

@@ -1,6 +1,5 @@
 """Clocks that are wrong, or jump: jobs end once, leases and rates last as long as they should."""
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -44,7 +43,8 @@ class Clock:
 
 
 class ServerWithClock(RedisServer):
-    """A Redis that goes by a clock of its own: the carried one, as jemalloc and libfaketime clash."""
+    """A Redis that goes by a clock of its own: the carried one, as others' jemalloc asks for the
+    time before libfaketime is ready."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         super().__init__(folder)

@@ -1,14 +1,17 @@
 """The command line against a real server: what it prints, how it ends, and what it says to do."""
 
 import csv
+import io
 import json
 import stat
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from service.cli import app
+from service.console import coloured, table_of
 from service.demo.__main__ import PHOTOS
 from tests.conftest import Api, random_weights  # noqa: F401 (fixtures use it)
 
@@ -208,3 +211,21 @@ def test_doctor_warns_of_a_key_that_others_can_read(
     found = json.loads(run("doctor", "--json").stdout)
     (key,) = [finding for finding in found if finding["what"] == "key"]
     assert (key["state"], key["mend"]) == ("warn", f"chmod 600 {file}")
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(run, photos: Path) -> None:
+    odd = photos / "crab" / "[bold]crab[red].jpg"
+    odd.write_bytes(next((photos / "crab").glob("image*")).read_bytes())
+    done = run("classify", odd, "--classes", "[i]crab,[/]", "--json")
+    assert done.exit_code == 0
+    shown = run("classify", odd, "--classes", "[i]crab,[/]").stdout
+    assert odd.name in shown and "[i]crab" in shown and "[/]" in shown
+
+
+def test_tables_have_colours_on_a_terminal_and_none_in_a_pipe() -> None:
+    table = table_of(("job", "state"), [("job_1", coloured("succeeded"))])
+    terminal, pipe = io.StringIO(), io.StringIO()
+    Console(file=terminal, force_terminal=True, color_system="standard").print(table)
+    Console(file=pipe, force_terminal=False).print(table)
+    assert "\x1b[32msucceeded" in terminal.getvalue()
+    assert "succeeded" in pipe.getvalue() and "\x1b" not in pipe.getvalue()

@@ -124,7 +124,7 @@ def test_three_commands_make_a_classifier(up: Up, folder: Path) -> None:
     assert [result["file"] for result in answer["results"]] == [str(photo) for photo in photos]
 
     listed = up.cli("adapters")
-    assert "things" in listed.stdout and "yes" in listed.stdout
+    assert "things" in listed.stdout and "live" in listed.stdout
     assert "succeeded" in up.cli("jobs").stdout
 
 
