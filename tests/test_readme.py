@@ -1,4 +1,4 @@
-"""Every command, link and setting in the documentation is one that there is."""
+"""Every command, link and setting in the documentation is one that there is, and is run."""
 
 import json
 import re
@@ -26,7 +26,49 @@ COMMANDS = (
     "curl",
     "docker/make-secrets.sh",
 )
-OUTSIDE = {"cp", "node", "pip", "bash", "KEY=…", "nvidia-smi"}
+# The longest beginning of a command, and what runs it: a test, or the script of a clean checkout.
+RUN_BY = {
+    "make setup": ".ci/run",
+    "make check": ".ci/run",
+    "make test": ".ci/run",
+    "make demo": "tests/test_demo.py",
+    "make serve": "tests/service/test_up.py",
+    "make bench": "tests/test_commands.py",
+    "python -m tests.benchmarks": "tests/test_commands.py",
+    "python -m tests.benchmarks.cache": "tests/test_cache_simulation.py",
+    "make soak": "tests/test_commands.py",
+    "python -m tests.soak --only kills": "tests/service/test_kills.py",
+    "python -m tests.soak --only isolation": "tests/service/test_isolation.py",
+    "python -m tests.soak --only overload": "tests/test_commands.py",
+    "python -m tests.soak --only hosts": "tests/test_hosts.py",
+    "pytest tests/": "tests/test_end_to_end.py",
+    "rmadapter up": "tests/service/test_up.py",
+    "rmadapter fit": "tests/service/test_up.py",
+    "rmadapter classify": "tests/service/test_up.py",
+    "rmadapter import": "tests/service/test_command_line.py",
+    "rmadapter doctor": "tests/service/test_command_line.py",
+    "rmadapter serve": "tests/test_compose_runs.py",
+    "rmadapter backup": "tests/service/test_backup.py",
+    "rmadapter restore": "tests/service/test_backup.py",
+    "rmadapter evaluate": "tests/test_commands.py",
+    "rmadapter openapi": "tests/service/test_openapi.py",
+    "curl": "tests/test_examples.py",
+    "docker/make-secrets.sh": "tests/conftest.py",
+    "docker compose": "tests/test_compose_runs.py",  # its services as processes, without Docker
+    "kubectl apply": "tests/test_kubernetes.py",  # against Kubernetes's own schema
+}
+# What no test runs, and why.
+NOT_RUN = {
+    "make gpu": "needs a GPU",
+    "python -m tests.soak.image": "needs root, and a gigabyte of packages",
+    "python -m training.pretrain": "takes hours and the archives of its pictures",
+    "python -m training.search": "takes hours and the archives of its pictures",
+    "rmadapter evaluate paper": "needs the paper's eleven data sets; its reader is tested",
+    "python -m tests.benchmarks.gradient_scaling": "takes an hour and the archives of its pictures",
+    "python -m tests.benchmarks.pixels": "minutes of idle cores: its figures are all it gives",
+    "python -m tests.benchmarks.profile": "minutes of idle cores: its figures are all it gives",
+    "python -m tests.benchmarks.sizing": "minutes of idle cores: its figures are all it gives",
+}
 
 
 def commands() -> list[tuple[str, str]]:
@@ -81,6 +123,22 @@ def test_a_command_is_one_that_there_is(where: str, command: str) -> None:
             "curl": _curl,
         }.get(words[0], _script)
         check(words)
+
+
+@pytest.mark.parametrize("command", sorted({command for _, command in commands()}))
+def test_a_command_is_run_by_a_test_or_it_is_said_why_not(command: str) -> None:
+    words = command.partition("#")[0].split()
+    while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words = words[1:]
+    plain = " ".join(words)
+    assert [start for start in {**RUN_BY, **NOT_RUN} if plain.startswith(start)], plain
+
+
+def test_what_runs_a_command_is_there_and_no_command_is_listed_in_vain() -> None:
+    assert [file for file in RUN_BY.values() if not (ROOT / file).exists()] == []
+    assert RUN_BY.keys() & NOT_RUN.keys() == set()
+    written = " ".join(command for _, command in commands())
+    assert [start for start in {**RUN_BY, **NOT_RUN} if start not in written] == []
 
 
 def _make(words: list[str]) -> None:
