@@ -54,6 +54,8 @@ def table_of(
     """A coloured table; a plain string is shown as it is, for users' names may look like markup."""
     table = Table(*columns, title=Text(title) if title else None)
     table.columns[0].style = "cyan"
+    for column in table.columns:
+        column.overflow = "fold"  # nothing is cut off where the terminal is narrow
     for row in rows:
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return table

@@ -310,7 +310,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _plain(result: "Result") -> dict[str, Any]:
-    return {key: value for key, value in result.to_dict().items() if key != "confusion"}
+    return {k: v for k, v in result.to_dict().items() if k not in ("confusion", "classes")}
 
 
 def _show(
@@ -329,16 +329,17 @@ def _show(
     for gap in gaps:
         interval = "" if gap.interval is None else _range(gap.interval, 100, " points")
         where = f" on {gap.target}" if gap.target else ""
+        where += f", {gap.shots} photos" if len({r.shots for r in results}) > 1 else ""
         line = f"{gap.method} − {gap.peer}{where}: {100 * gap.mean:+.2f} {interval}"
         out.print(line, highlight=False)
 
 
 def _table(results: "Sequence[Result]") -> Table:
+    """Without the columns that this protocol leaves empty."""
     columns = ("method", "shots", "target", "base", "novel", "hm", "seconds", "parameters")
-    table = table_of(columns, map(_row, results))
-    if not any(r.target for r in results):
-        table.columns.pop(2)
-    return table
+    rows = [_row(result) for result in results]
+    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    return table_of([columns[i] for i in used], ([row[i] for i in used] for row in rows))
 
 
 def _row(r: "Result") -> tuple[Cell, ...]:
@@ -359,28 +360,11 @@ def _range(interval: tuple[float, float], times: float = 100, unit: str = "") ->
 
 
 def _draw(results: "Sequence[Result]", file: Path) -> None:
-    """The curve or the bars on the left, the confusion matrix of the last row on the right."""
     try:
-        from matplotlib.figure import Figure
+        from service.plots import draw
     except ImportError as error:
         raise RMAdapterError("--plot needs matplotlib: pip install 'rmadapter[plot]'") from error
-    figure = Figure(figsize=(13, 5.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    if results[0].novel is not None:
-        for r in results:
-            left.plot(100 * r.base, 100 * (r.novel or 0), "o", label=r.method)
-        left.set(xlabel="base accuracy, %", ylabel="novel accuracy, %")
-    else:
-        for key in dict.fromkeys((r.method, r.target) for r in results):
-            line = [r for r in results if (r.method, r.target) == key]
-            label = " on ".join(part for part in key if part)
-            left.plot([r.shots for r in line], [100 * r.base for r in line], "o-", label=label)
-        left.set(xlabel="shots", ylabel="accuracy, %")
-    left.legend()
-    last = next((r for r in reversed(results) if r.method == "rmadapter"), results[-1])
-    right.imshow(last.confusion, cmap="Blues")
-    right.set(xlabel="called", ylabel="true", title=f"{last.method}, {last.shots} shots")
-    figure.savefig(file, dpi=120)
+    draw(results, file)
 
 
 @contextmanager

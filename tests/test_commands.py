@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from service.cli import app
@@ -37,8 +38,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("domain-generalization", ["--methods", "zero-shot,lp++"], {"4"}),
     ],
 )
-def test_a_protocol_prints_a_table_and_as_json_its_results(
-    photos: Path, protocol: str, more: list[str], shots: set[str]
+def test_a_protocol_prints_a_table_or_json_and_draws_a_picture(
+    photos: Path, tmp_path: Path, protocol: str, more: list[str], shots: set[str]
 ) -> None:
     command = ["evaluate", protocol, "--data", str(photos), *more]
     if protocol in ("cross-dataset", "domain-generalization"):
@@ -53,8 +54,11 @@ def test_a_protocol_prints_a_table_and_as_json_its_results(
         assert 0 <= low <= result["base"] <= high <= 1
         assert result["method"] in more[1].split(",")
         assert (result["novel"] is not None) == (protocol == "base-to-novel")
-    shown = CliRunner(env={"COLUMNS": "160"}).invoke(app, command)
+    picture = tmp_path / "results.png"
+    shown = CliRunner(env={"COLUMNS": "80"}).invoke(app, [*command, "--plot", str(picture)])
     assert shown.exit_code == 0, shown.output
+    with Image.open(picture) as drawn:
+        assert drawn.format == "PNG"
     assert all(result["method"] in shown.stdout for result in results)
 
 

@@ -164,7 +164,8 @@ class Result:
     base_by_seed: tuple[float, ...]
     novel_by_seed: tuple[float, ...]
     target: str | None = None  # the data set tested on, where it is not the one trained on
-    confusion: tuple[tuple[int, ...], ...] | None = None  # [true][called], all seeds
+    confusion: tuple[tuple[int, ...], ...] = ()  # [true][called], all seeds, on `classes`
+    classes: tuple[str, ...] = ()  # those that `base` is among
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -185,6 +186,7 @@ class Difference:
     peer: str
     mean: float
     interval: Interval | None
+    shots: int
     target: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -193,9 +195,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class _Tally:
-    """Right answers of one fit on one set: confusion int64 [C, C]."""
+    """Right answers of one fit on one set: confusion int64 [C, C], and the C class names."""
 
     confusion: Tensor
+    classes: tuple[str, ...]
 
     @property
     def images(self) -> int:
@@ -281,8 +284,9 @@ def differences(results: Sequence[Result], method: str = "rmadapter") -> list[Di
             if peer.method != method and same:
                 pairs = zip(mine.score_by_seed(), peer.score_by_seed(), strict=True)
                 gaps = [a - b for a, b in pairs]
-                mean = statistics.fmean(gaps)
-                found.append(Difference(method, peer.method, mean, student(gaps), mine.target))
+                mean, interval = statistics.fmean(gaps), student(gaps)
+                where = mine.shots, mine.target
+                found.append(Difference(method, peer.method, mean, interval, *where))
     return found
 
 
@@ -335,7 +339,7 @@ def _tally(fitted: Fitted, test: Pool) -> _Tally:
     called = fitted.cosines(test, test.classes).argmax(1).cpu()
     confusion = torch.zeros(len(test.classes), len(test.classes), dtype=torch.long)
     confusion.index_put_((test.labels, called), torch.ones_like(called), accumulate=True)
-    return _Tally(confusion)
+    return _Tally(confusion, test.classes)
 
 
 def _result(
@@ -367,6 +371,7 @@ def _result(
         novel_by_seed=tuple(t.accuracy for t in other),
         target=target,
         confusion=tuple(tuple(row) for row in total.tolist()),
+        classes=base[0].classes,
     )
 
 
