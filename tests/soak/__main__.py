@@ -1,6 +1,6 @@
-"""`make soak`: kills, isolation and load for as long as asked, and a report of what was lost.
+"""`make soak`: kills, isolation, load and fuzzing, as much as asked, and a report of what was lost.
 
-python -m tests.soak --rounds 100 --minutes 60        the full run
+python -m tests.soak --rounds 100 --minutes 30        the full run
 python -m tests.soak --only kills --rounds 5          a part of it
 """
 
@@ -19,6 +19,7 @@ import torch
 from adapters.bank import Bank
 from adapters.clip import load_clip
 from service.demo.__main__ import PHOTOS
+from tests.soak import fuzz_readers
 from tests.soak.cluster import Cluster
 from tests.soak.hosts import run as run_hosts
 from tests.soak.isolation import Isolation
@@ -75,11 +76,17 @@ def hosts(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return run_hosts(folder, samples)
 
 
+def fuzz(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """What reads pictures, adapter files and archives, for `minutes` in all."""
+    return fuzz_readers.run(options.minutes * 60)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
     "kills": kills,
     "isolation": isolation,
     "overload": overload,
     "hosts": hosts,
+    "fuzz": fuzz,
 }
 
 
@@ -102,7 +109,9 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30.0, help="of isolation and of load")
+    parser.add_argument(
+        "--minutes", type=float, default=30.0, help="of isolation, of load, of fuzzing"
+    )
     parser.add_argument("--rounds", type=int, default=100, help="of kills")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", type=Path, default=REPORT)
