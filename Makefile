@@ -20,7 +20,7 @@ serve: setup  ## rmadapter up
 
 # Half of it waits for other processes; two at a time, with a thread each, take half as long.
 test: setup  ## the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup  ## both sides of every speed figure, and benchmark.json
 	$(BIN)/python -m tests.benchmarks

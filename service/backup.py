@@ -32,7 +32,7 @@ from service.registry import Registry
 from service.registry.adapters import live_version, version_path
 from service.registry.formats import BLOB, FORMAT, check_blobs, check_format, mark_blobs, version_in
 from service.registry.store import FORMAT_KEY, PREFIX
-from service.restore import restore
+from service.restore import LeftOut, log_left_out, restore
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def backup(blobs: Blobs, file: Path) -> int:
     return tally.blobs
 
 
-def restore_backup(registry: Registry, file: Path) -> int:
+def restore_backup(registry: Registry, file: Path, left_out: LeftOut = log_left_out) -> int:
     """Fills an empty deployment; the number of tenants. The file is read twice: nothing is written
     before all of it was found to be good.
 
@@ -99,7 +99,7 @@ def restore_backup(registry: Registry, file: Path) -> int:
         if not registry.blobs.create(path, data):
             raise Conflict(f"{path} is there already; nothing of it was overwritten")
     mark_blobs(registry.blobs)
-    return restore(registry)
+    return restore(registry, left_out)
 
 
 def _refuse_used(registry: Registry) -> None:

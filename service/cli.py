@@ -374,8 +374,19 @@ def restore(
 
     with errors(), stopped(Settings()) as settings:
         registry = registry_of(settings)
-        restored = restore_backup(registry, file) if file else run_restore(registry)
+        unread: list[tuple[str, str]] = []
+
+        def left_out(path: str, reason: str) -> None:
+            unread.append((path, reason))
+
+        if file:
+            restored = restore_backup(registry, file, left_out)
+        else:
+            restored = run_restore(registry, left_out)
         out.print(f"restored {restored} tenants")
+        _show_left_out(unread)
+    if unread:
+        raise typer.Exit(1)
 
 
 def _stop_with(parent: int, stop: threading.Event) -> None:

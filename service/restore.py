@@ -1,15 +1,27 @@
 """Makes Redis's records anew from the blob store: tenants, data sets, adapters, what is live."""
 
+import logging
+from collections.abc import Callable
+
 from service.registry import Registry
 from service.registry.datasets import Usage
 from service.registry.formats import check_blobs
 from service.registry.tenants import read_manifest
 
+log = logging.getLogger(__name__)
 
-def restore(registry: Registry) -> int:
+LeftOut = Callable[[str, str], None]  # is told a blob's path, and why it was left out
+
+
+def log_left_out(path: str, reason: str) -> None:
+    log.error("left out %s: %s", path, reason)
+
+
+def restore(registry: Registry, left_out: LeftOut = log_left_out) -> int:
     """Reads every manifest and artifact header. Returns the number of tenants.
 
-    What a crash left of something that was being deleted has no manifest, and stays deleted.
+    What a crash left of something that was being deleted has no manifest, and stays deleted. An
+    adapter's file that cannot be read keeps nothing else back: `left_out` is told, and it stays.
 
     Raises:
         NewerFormat: a newer release wrote the blobs; nothing was done.
@@ -36,5 +48,5 @@ def restore(registry: Registry) -> int:
         registry.datasets.restore_usage(tenant, found)
     for tenant, adapter in sorted(adapters):
         if tenant in tenants:
-            registry.adapters.restore(tenant, adapter)
+            registry.adapters.restore(tenant, adapter, left_out)
     return len(tenants)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from adapters.artifact import Manifest, decode, sha256
+from adapters.errors import BadArtifact
 from service.blobs import Blobs
 from service.errors import Conflict, NotFound
 from service.registry.store import Page, Store, members, tenant_key
@@ -152,14 +153,20 @@ class Adapters:
             pipe.execute()
         self._blobs.delete_all(_folder(tenant, adapter))
 
-    def restore(self, tenant: str, adapter: str) -> None:
-        """Makes the records of one adapter anew from its blobs."""
+    def restore(self, tenant: str, adapter: str, left_out: Callable[[str, str], None]) -> None:
+        """Makes the records of one adapter anew from its blobs; `left_out` is told the path of each
+        file that cannot be read, and why. It stays where it is, and its number stays taken."""
         folder, last = _folder(tenant, adapter), 0
         for path in self._blobs.paths(f"{folder}/versions"):
+            number = path.rsplit("/", 1)[1].removesuffix(".safetensors")
+            last = max(last, int(number) if number.isdecimal() else 0)
             data = self._blobs.get(path)
-            version = version_of(decode(data).manifest, data)
-            self._record(version)
-            last = max(last, version.number)
+            try:
+                version = version_of(decode(data).manifest, data)
+            except BadArtifact as error:
+                left_out(path, str(error))
+            else:
+                self._record(version)
         self._store.hset(self._name(tenant, adapter), "next", str(last))
         try:
             live = live_version(self._blobs.get(f"{folder}/live.json"))

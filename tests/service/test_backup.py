@@ -122,6 +122,29 @@ def test_the_same_key_gets_the_same_answer_bit_for_bit_from_a_restored_deploymen
         assert contents(blobs[0]) == contents(blobs[1])
 
 
+def test_an_adapter_file_that_cannot_be_read_keeps_nothing_else_back(
+    registry: Registry,
+    tenant: str,
+    clip: FrozenCLIP,
+    server: RedisServer,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    add_version(registry, clip, tenant, 2)
+    broken = registry.adapters.version(tenant, "things", 2).path
+    registry.blobs.put(broken, b"no adapter")
+    registry.store.flushdb()
+    urls = {"redis_url": server.url, "blob_url": (tmp_path / "old").as_uri()}
+    done = command(settings.model_copy(update=urls), "restore")
+    assert done.returncode == 1
+    assert "restored 1 tenants" in done.stdout
+    assert broken in done.stderr.replace("\n", "") and "left out" in done.stderr
+    assert [v.number for v in registry.adapters.get(tenant, "things").versions] == [1]
+    assert registry.adapters.version(tenant, "things").number == 1
+    assert registry.adapters.next_number(tenant, "things") == 3
+    assert registry.blobs.get(broken) == b"no adapter"
+
+
 @pytest.mark.parametrize("used", ["Redis", "object store"])
 def test_what_is_not_empty_is_refused_and_left_as_it_is(
     registry: Registry, target: Registry, tenant: str, tmp_path: Path, used: str
