@@ -34,6 +34,8 @@ def measurements(settings: Settings) -> dict[str, Callable[[], Iterator[Row]]]:
         "images_vs_matrix_products": model.share_of_matrix_rate,
         "quiet_p95_vs_under_a_flood": lambda: serving.flood_vs_quiet(settings),
         "gathered_vs_grouped": model.gathered_vs_grouped,
+        "bf16_vs_fp32": model.bf16_vs_fp32,
+        "compiled_vs_eager": model.compiled_vs_eager,
         "batch_sizes": lambda: model.batch_sizes(settings.cache_dir),
     }
 

@@ -1,5 +1,7 @@
 """Rows about the model alone: towers, bank, prompts, backends, the fit."""
 
+import copy
+import time
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -147,6 +149,54 @@ def onnx_vs_torch(folder: Path) -> Iterator[Row]:
             target=1.0,
             note=f"{name}, 8 rows on 8 adapters",
         )
+
+
+def bf16_vs_fp32() -> Iterator[Row]:
+    """PyTorch's matrix products in bf16, over those in float32; what it costs in likeness."""
+    for name, suffix in (("ViT-B-16", ""), ("bundled", "_bundled")):
+        clips = []
+        for precision in ("bf16", "fp32"):
+            torch.manual_seed(0)
+            clips.append(load_clip(name, device=DEVICE, precision=precision))
+        half, full = (TorchBackend(clip, full_bank(clip, 9)) for clip in clips)
+        pixels, slots = pixels_for(clips[0], 8), list(range(1, 9))
+        likeness = (half.images(pixels, slots) * full.images(pixels, slots)).sum(1).min()
+        yield rates(
+            f"bf16_vs_fp32{suffix}",
+            partial(half.images, pixels, slots),
+            partial(full.images, pixels, slots),
+            len(pixels),
+            n=5,
+            note=f"{name}, 8 rows on 8 adapters, PyTorch; least cosine of a feature {likeness:.4f}",
+        )
+
+
+def compiled_vs_eager() -> Iterator[Row]:
+    """Both halves of the image tower through torch.compile, over the modules as they are."""
+    for name, suffix in (("ViT-B-16", ""), ("bundled", "_bundled")):
+        clip = clip_of(name)
+        bank = full_bank(clip, 9)
+        eager, compiled = TorchBackend(clip, bank), TorchBackend(_compiled(clip), bank)
+        pixels, slots = pixels_for(clip, 8), list(range(1, 9))
+        started = time.perf_counter()
+        compiled.images(pixels, slots)
+        seconds = time.perf_counter() - started
+        yield rates(
+            f"compiled_vs_eager{suffix}",
+            partial(compiled.images, pixels, slots),
+            partial(eager.images, pixels, slots),
+            len(pixels),
+            n=5,
+            note=f"{name}, 8 rows on 8 adapters, PyTorch; compiled in {seconds:.0f} s",
+        )
+
+
+def _compiled(clip: FrozenCLIP) -> FrozenCLIP:
+    """The same modules, with both halves of the image tower compiled at their first batch."""
+    other = copy.copy(clip)
+    other.image_lower = torch.compile(clip.image_lower)  # type: ignore[method-assign]
+    other.image_upper = torch.compile(clip.image_upper)  # type: ignore[method-assign]
+    return other
 
 
 def batch_sizes(folder: Path) -> Iterator[Row]:
