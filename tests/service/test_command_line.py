@@ -213,8 +213,11 @@ def test_doctor_warns_of_a_key_that_others_can_read(
     assert (key["state"], key["mend"]) == ("warn", f"chmod 600 {file}")
 
 
-def test_names_that_look_like_markup_are_shown_as_they_are(run, photos: Path) -> None:
-    odd = photos / "crab" / "[bold]crab[red].jpg"
+def test_names_that_look_like_markup_are_shown_as_they_are(
+    run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    odd = Path("[bold]crab[red].jpg")
     odd.write_bytes(next((photos / "crab").glob("image*")).read_bytes())
     done = run("classify", odd, "--classes", "[i]crab,[/]", "--json")
     assert done.exit_code == 0
