@@ -62,21 +62,40 @@ def test_a_protocol_prints_a_table_or_json_and_draws_a_picture(
     assert all(result["method"] in shown.stdout for result in results)
 
 
-def test_a_row_of_the_benchmark_is_printed_and_saved_with_both_its_sides(tmp_path: Path) -> None:
+def run(folder: Path, *command: str) -> str:
+    """What a module prints, run in a folder of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks", "publish"],
+        [sys.executable, "-m", *command],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=280,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_row_of_the_benchmark_is_printed_and_saved_with_both_its_sides(tmp_path: Path) -> None:
+    shown = run(tmp_path, "tests.benchmarks", "publish")
     saved = json.loads((tmp_path / "benchmark.json").read_text())
     assert {"machine", "device", "rows"} == saved.keys()
     (row,) = saved["rows"]
     assert row["name"] == "publish_to_first_answer" and row["unit"] == "ms" and row["ours"] > 0
-    assert row["name"] in done.stdout
+    assert row["name"] in shown
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        ("tests.benchmarks.profile", "the whole request"),
+        ("tests.benchmarks.sizing", "requests to the blob store"),
+    ],
+)
+def test_what_is_measured_beside_the_benchmark_can_be(
+    tmp_path: Path, module: str, says: str
+) -> None:
+    assert says in run(tmp_path, module)
 
 
 def test_ten_times_the_capacity_is_refused_in_part_and_each_refusal_says_when_to_come_again(

@@ -66,8 +66,6 @@ NOT_RUN = {
     "rmadapter evaluate paper": "needs the paper's eleven data sets; its reader is tested",
     "python -m tests.benchmarks.gradient_scaling": "takes an hour and the archives of its pictures",
     "python -m tests.benchmarks.pixels": "minutes of idle cores: its figures are all it gives",
-    "python -m tests.benchmarks.profile": "minutes of idle cores: its figures are all it gives",
-    "python -m tests.benchmarks.sizing": "minutes of idle cores: its figures are all it gives",
 }
 
 
