@@ -63,7 +63,7 @@ class _Session:
     def __init__(self, file: Path, device: torch.device, width: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        # Threads that spin for a second after each batch keep the cores from decoding and HTTP.
+        # Threads that spin on after each batch keep the cores from decoding and HTTP.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers: list[Any] = ["CPUExecutionProvider"]
         if device.type == "cuda":
