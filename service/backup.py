@@ -29,10 +29,10 @@ from service.archives import BROKEN, Careful, unpacked
 from service.blobs import Blobs
 from service.errors import Conflict, Invalid, NotFound
 from service.registry import Registry
-from service.registry.adapters import live_version, version_path
+from service.registry.adapters import LeftOut, live_version, version_path
 from service.registry.formats import BLOB, FORMAT, check_blobs, check_format, mark_blobs, version_in
 from service.registry.store import FORMAT_KEY, PREFIX
-from service.restore import LeftOut, log_left_out, restore
+from service.restore import log_left_out, restore
 
 log = logging.getLogger(__name__)
 

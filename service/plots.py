@@ -31,7 +31,7 @@ def draw(results: Sequence[Result], file: Path) -> None:
 def _base_against_novel(axes: Any, results: Sequence[Result]) -> None:
     for r in results:
         assert r.novel is not None and r.novel_ci is not None
-        bars = {"xerr": _arms(r.base, r.base_ci), "yerr": _arms(r.novel, r.novel_ci)}
+        bars = {"xerr": _arms([r.base], [r.base_ci]), "yerr": _arms([r.novel], [r.novel_ci])}
         axes.errorbar(100 * r.base, 100 * r.novel, fmt="o", capsize=3, label=r.method, **bars)
     axes.set(xlabel="base accuracy, %", ylabel="novel accuracy, %")
 
@@ -39,11 +39,10 @@ def _base_against_novel(axes: Any, results: Sequence[Result]) -> None:
 def _by_shots(axes: Any, results: Sequence[Result]) -> None:
     for key in dict.fromkeys((r.method, r.target) for r in results):
         line = [r for r in results if (r.method, r.target) == key]
-        arms = [_arms(r.base, r.base_ci) for r in line]
         axes.errorbar(
             [r.shots for r in line],
             [100 * r.base for r in line],
-            yerr=[[low for ((low,), _) in arms], [high for (_, (high,)) in arms]],
+            yerr=_arms([r.base for r in line], [r.base_ci for r in line]),
             fmt="o-",
             capsize=3,
             label=" on ".join(part for part in key if part),
@@ -54,10 +53,11 @@ def _by_shots(axes: Any, results: Sequence[Result]) -> None:
     axes.xaxis.set_major_formatter(ScalarFormatter())
 
 
-def _arms(mean: float, interval: Interval) -> tuple[tuple[float], tuple[float]]:
-    """How far a 95 % interval reaches down and up, in points."""
-    low, high = interval
-    return (100 * (mean - low),), (100 * (high - mean),)
+def _arms(means: Sequence[float], intervals: Sequence[Interval]) -> list[list[float]]:
+    """How far each 95 % interval reaches down, and up, in points: [2, N]."""
+    pairs = list(zip(means, intervals, strict=True))
+    down = [100 * (mean - low) for mean, (low, _) in pairs]
+    return [down, [100 * (high - mean) for mean, (_, high) in pairs]]
 
 
 def _confusion(axes: Any, result: Result) -> None:

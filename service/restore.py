@@ -1,16 +1,14 @@
 """Makes Redis's records anew from the blob store: tenants, data sets, adapters, what is live."""
 
 import logging
-from collections.abc import Callable
 
 from service.registry import Registry
+from service.registry.adapters import LeftOut
 from service.registry.datasets import Usage
 from service.registry.formats import check_blobs
 from service.registry.tenants import read_manifest
 
 log = logging.getLogger(__name__)
-
-LeftOut = Callable[[str, str], None]  # is told a blob's path, and why it was left out
 
 
 def log_left_out(path: str, reason: str) -> None:

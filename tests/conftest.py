@@ -2,11 +2,12 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,10 @@ from adapters.rmadapter import CLIPAdapters
 from service.app import create_app
 from service.client import Client
 from service.demo.__main__ import PHOTOS
+from service.errors import TooMany
 from service.redis_server import RedisServer
+from service.registry.rates import Rate, Rates
+from service.registry.store import connect
 from service.services import Services, open_services
 from service.settings import Settings
 from service.up import listen
@@ -83,6 +87,15 @@ def shared_file(name: str) -> Path:
     if not file.exists():
         pytest.skip(f"needs ../shared/data/{name}")
     return file
+
+
+def photo_folder(folder: Path, classes: Sequence[str], count: int) -> Path:
+    """A folder a class, of the first `count` carried photos of each."""
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for photo in sorted((PHOTOS / name).iterdir())[:count]:
+            shutil.copy(photo, folder / name)
+    return folder
 
 
 def random_adapters(clip: FrozenCLIP, seed: int, **changes: int) -> CLIPAdapters:
@@ -218,6 +231,20 @@ def wait_for(condition, seconds: float = 120.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
+
+
+def rates(server: RedisServer, **kinds: Rate) -> Rates:
+    return Rates(connect(server.url, 0.2), kinds)
+
+
+def taken(limiter: Rates, tenant: str, kind: str) -> int:
+    """Calls until one is refused."""
+    for count in range(1000):
+        try:
+            limiter.take(tenant, kind)
+        except TooMany:
+            return count
+    return 1000
 
 
 def upload(client: Client, samples: list[Sample], name: str = "photos") -> str:

@@ -11,8 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.demo.__main__ import PHOTOS
-from tests.conftest import Api
+from tests.conftest import Api, photo_folder
 from tests.soak import overload
 from tests.soak.overload import Overload
 from training.data import Sample
@@ -21,12 +20,7 @@ from training.data import Sample
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder a class, as --data takes it: four classes of eight."""
-    folder = tmp_path_factory.mktemp("photos")
-    for name in ("crab", "cup", "dolphin", "lotus"):
-        (folder / name).mkdir()
-        for photo in sorted((PHOTOS / name).iterdir())[:8]:
-            (folder / name / photo.name).write_bytes(photo.read_bytes())
-    return folder
+    return photo_folder(tmp_path_factory.mktemp("photos"), ("crab", "cup", "dolphin", "lotus"), 8)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +99,7 @@ def test_ten_times_the_capacity_is_refused_in_part_and_each_refusal_says_when_to
     shorter = {"_STEP": 1.0, "_OVERLOAD": 6.0, "_RECOVERED": 2.0}
     for name, seconds in shorter.items():
         monkeypatch.setattr(overload, f"{name}_SECONDS", seconds)
-    run = Overload(api.url, os.getpid(), api.new_tenant(), samples[:32])
-    report = run.run(2.0)
+    load = Overload(api.url, os.getpid(), api.new_tenant(), samples[:32])
+    report = load.run(2.0)
     assert report["losses"] == []
     assert report["overload, by status"][200] and report["overload, by status"][429]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.demo.__main__ import PHOTOS
+from tests.conftest import photo_folder
 from tests.soak.cluster import Cluster
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
@@ -16,11 +17,7 @@ EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    folder = tmp_path_factory.mktemp("photos")
-    for name in ("crab", "lotus"):
-        (folder / name).mkdir()
-        for photo in sorted((PHOTOS / name).iterdir())[:2]:
-            shutil.copy(photo, folder / name)
+    folder = photo_folder(tmp_path_factory.mktemp("photos"), ("crab", "lotus"), 2)
     photo = sorted((PHOTOS / "lotus").iterdir())[5]
     with Cluster(tmp_path_factory.mktemp("cluster"), servers=1, workers=1).running() as cluster:
         _, client = cluster.new_tenant()

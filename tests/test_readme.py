@@ -26,7 +26,8 @@ COMMANDS = (
     "curl",
     "docker/make-secrets.sh",
 )
-# The longest beginning of a command, and what runs it: a test, or the script of a clean checkout.
+# A command's beginning, the longest that fits, and what runs it: a test, or the script of a clean
+# checkout.
 RUN_BY = {
     "make setup": ".ci/run",
     "make check": ".ci/run",
@@ -60,6 +61,7 @@ RUN_BY = {
 # What no test runs, and why.
 NOT_RUN = {
     "make gpu": "needs a GPU",
+    "make soak SOAK=--only fuzz": "needs atheris; tests/adapters/test_fuzz.py is its small part",
     "python -m tests.soak.image": "needs root, and a gigabyte of packages",
     "python -m training.pretrain": "takes hours and the archives of its pictures",
     "python -m training.search": "takes hours and the archives of its pictures",
@@ -94,16 +96,19 @@ def commands() -> list[tuple[str, str]]:
 
 
 def _is_command(text: str) -> bool:
-    words = text.split()
-    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
-        words = words[1:]
+    words = _without_variables(text.split())
     return (len(words) > 1 and words[0] in COMMANDS) or text == "docker/make-secrets.sh"
 
 
-def words_of(command: str) -> list[str]:
-    words = shlex.split(command, comments=True)
-    while re.fullmatch(r"[A-Z_]+=.*", words[0]):
+def _without_variables(words: list[str]) -> list[str]:
+    """From the command's own name on."""
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0], re.DOTALL):
         words = words[1:]
+    return words
+
+
+def words_of(command: str) -> list[str]:
+    words = _without_variables(shlex.split(command, comments=True))
     return words[: words.index(">")] if ">" in words else words
 
 
@@ -125,17 +130,14 @@ def test_a_command_is_one_that_there_is(where: str, command: str) -> None:
 
 @pytest.mark.parametrize("command", sorted({command for _, command in commands()}))
 def test_a_command_is_run_by_a_test_or_it_is_said_why_not(command: str) -> None:
-    words = command.partition("#")[0].split()
-    while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
-        words = words[1:]
-    plain = " ".join(words)
+    plain = " ".join(words_of(command))
     assert [start for start in {**RUN_BY, **NOT_RUN} if plain.startswith(start)], plain
 
 
 def test_what_runs_a_command_is_there_and_no_command_is_listed_in_vain() -> None:
     assert [file for file in RUN_BY.values() if not (ROOT / file).exists()] == []
     assert RUN_BY.keys() & NOT_RUN.keys() == set()
-    written = " ".join(command for _, command in commands())
+    written = " ".join(" ".join(words_of(command)) for _, command in commands())
     assert [start for start in {**RUN_BY, **NOT_RUN} if start not in written] == []
 
 

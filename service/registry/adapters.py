@@ -16,6 +16,7 @@ from service.blobs import Blobs
 from service.errors import Conflict, NotFound
 from service.registry.store import Page, Store, members, tenant_key
 
+LeftOut = Callable[[str, str], None]  # is told a blob's path, and why it was left out
 _LOCK_SECONDS = 30.0  # a publish writes two small records
 
 
@@ -153,7 +154,7 @@ class Adapters:
             pipe.execute()
         self._blobs.delete_all(_folder(tenant, adapter))
 
-    def restore(self, tenant: str, adapter: str, left_out: Callable[[str, str], None]) -> None:
+    def restore(self, tenant: str, adapter: str, left_out: LeftOut) -> None:
         """Makes the records of one adapter anew from its blobs; `left_out` is told the path of each
         file that cannot be read, and why. It stays where it is, and its number stays taken."""
         folder, last = _folder(tenant, adapter), 0

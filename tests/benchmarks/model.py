@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from adapters.bank import Bank
 from adapters.classify import prompts
 from adapters.clip import FrozenCLIP, load_clip
-from service.backends import TorchBackend
+from service.backends import Backend, TorchBackend
 from service.onnx_backend import OnnxBackend
 from tests.benchmarks import naive
 from tests.benchmarks.compare import Row, rates
@@ -23,6 +23,7 @@ from training.data import Sample, few_shot, image_set, read_samples
 from training.fit import class_features, default_settings, fit, image_features
 
 ROWS, PROMPTS_AT_ONCE = 32, 128
+MODELS = ("ViT-B-16", "bundled")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -134,26 +135,33 @@ def text_features_vs_open_clip() -> Iterator[Row]:
     yield Row(**(row.to_dict() | {"note": note}))
 
 
+def eight_rows(
+    row: str, name: str, ours: Backend, theirs: Backend, note: str = "", target: float | None = None
+) -> Row:
+    """Two backends on the same 8 pictures, on 8 adapters."""
+    pixels, slots = pixels_for(clip_of(name), 8), list(range(1, 9))
+    return rates(
+        row if name == "ViT-B-16" else f"{row}_{name}",
+        partial(ours.images, pixels, slots),
+        partial(theirs.images, pixels, slots),
+        len(pixels),
+        n=5,
+        target=target,
+        note=f"{name}, 8 rows on 8 adapters{note}",
+    )
+
+
 def onnx_vs_torch(folder: Path) -> Iterator[Row]:
-    for name, suffix in (("ViT-B-16", ""), ("bundled", "_bundled")):
+    for name in MODELS:
         clip = clip_of(name)
-        bank, pixels = full_bank(clip, 9), pixels_for(clip, 8)
+        bank = full_bank(clip, 9)
         plain, onnx = TorchBackend(clip, bank), OnnxBackend(clip, bank, folder)
-        slots = list(range(1, 9))
-        yield rates(
-            f"onnx_vs_torch{suffix}",
-            partial(onnx.images, pixels, slots),
-            partial(plain.images, pixels, slots),
-            len(pixels),
-            n=5,
-            target=1.0,
-            note=f"{name}, 8 rows on 8 adapters",
-        )
+        yield eight_rows("onnx_vs_torch", name, onnx, plain, target=1.0)
 
 
 def bf16_vs_fp32() -> Iterator[Row]:
     """PyTorch's matrix products in bf16, over those in float32; what it costs in likeness."""
-    for name, suffix in (("ViT-B-16", ""), ("bundled", "_bundled")):
+    for name in MODELS:
         clips = []
         for precision in ("bf16", "fp32"):
             torch.manual_seed(0)
@@ -161,34 +169,20 @@ def bf16_vs_fp32() -> Iterator[Row]:
         half, full = (TorchBackend(clip, full_bank(clip, 9)) for clip in clips)
         pixels, slots = pixels_for(clips[0], 8), list(range(1, 9))
         likeness = (half.images(pixels, slots) * full.images(pixels, slots)).sum(1).min()
-        yield rates(
-            f"bf16_vs_fp32{suffix}",
-            partial(half.images, pixels, slots),
-            partial(full.images, pixels, slots),
-            len(pixels),
-            n=5,
-            note=f"{name}, 8 rows on 8 adapters, PyTorch; least cosine of a feature {likeness:.4f}",
-        )
+        note = f", PyTorch; least cosine of a feature {likeness:.4f}"
+        yield eight_rows("bf16_vs_fp32", name, half, full, note)
 
 
 def compiled_vs_eager() -> Iterator[Row]:
     """Both halves of the image tower through torch.compile, over the modules as they are."""
-    for name, suffix in (("ViT-B-16", ""), ("bundled", "_bundled")):
+    for name in MODELS:
         clip = clip_of(name)
         bank = full_bank(clip, 9)
         eager, compiled = TorchBackend(clip, bank), TorchBackend(_compiled(clip), bank)
-        pixels, slots = pixels_for(clip, 8), list(range(1, 9))
         started = time.perf_counter()
-        compiled.images(pixels, slots)
-        seconds = time.perf_counter() - started
-        yield rates(
-            f"compiled_vs_eager{suffix}",
-            partial(compiled.images, pixels, slots),
-            partial(eager.images, pixels, slots),
-            len(pixels),
-            n=5,
-            note=f"{name}, 8 rows on 8 adapters, PyTorch; compiled in {seconds:.0f} s",
-        )
+        compiled.images(pixels_for(clip, 8), list(range(1, 9)))
+        note = f", PyTorch; compiled in {time.perf_counter() - started:.0f} s"
+        yield eight_rows("compiled_vs_eager", name, compiled, eager, note)
 
 
 def _compiled(clip: FrozenCLIP) -> FrozenCLIP:

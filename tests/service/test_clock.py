@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,9 @@ from service.errors import Conflict, TooMany
 from service.redis_server import RedisServer, carried_server
 from service.registry import Registry, open_registry
 from service.registry.jobs import LEASE_SECONDS, JobSpec
-from service.registry.rates import Rate, Rates
-from service.registry.store import connect
+from service.registry.rates import Rate
 from service.settings import Settings
-from tests.conftest import Api, start_worker, upload, wait_for
+from tests.conftest import Api, rates, start_worker, taken, upload, wait_for
 from training.data import Sample
 from training.jobs import QUEUE, FitJob
 
@@ -84,21 +84,14 @@ def registry(server: RedisServer, settings: Settings, tmp_path: Path) -> Registr
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
 def test_a_tenant_may_ask_again_soon_after_a_jump(server: ServerWithClock, jump: int) -> None:
-    def limiter() -> Rates:
-        return Rates(connect(server.url, 0.2), {"classify": Rate(2.0, 3)})
+    def calls() -> int:
+        return taken(limiter(), "a", "classify")
 
-    def calls(limiter: Rates) -> int:
-        for count in range(10):
-            try:
-                limiter.take("a", "classify")
-            except TooMany:
-                return count
-        return 10
-
-    assert calls(limiter()) == 3
-    assert calls(limiter()) == 0
+    limiter = partial(rates, server, classify=Rate(2.0, 3))
+    assert calls() == 3
+    assert calls() == 0
     server.jump(jump)
-    assert calls(limiter()) == 3  # as after a pause: for Redis no time between holds any more
+    assert calls() == 3  # as after a pause: for Redis no time between holds any more
     with pytest.raises(TooMany) as refused:
         limiter().take("a", "classify")
     assert refused.value.retry_after == 1
@@ -135,7 +128,7 @@ def test_a_lost_message_is_sent_again_within_a_lease_when_the_clock_is_set_back(
 def test_a_job_ends_once_while_clocks_jump_and_a_worker_is_an_hour_wrong(
     api_alone: Api, server: ServerWithClock, clock: Clock, samples: list[Sample], tmp_path: Path
 ) -> None:
-    """One worker goes by the clock that jumps, as Redis does; the other one by the right one."""
+    """One worker goes by the clock that jumps, as Redis does; the other one is an hour ahead."""
     settings = api_alone.services.settings
     (tmp_path / "wrong").mkdir()
     wrong = Clock(tmp_path / "wrong" / "clock")

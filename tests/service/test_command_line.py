@@ -12,8 +12,7 @@ from typer.testing import CliRunner, Result
 
 from service.cli import app
 from service.console import coloured, table_of
-from service.demo.__main__ import PHOTOS
-from tests.conftest import Api, random_weights  # noqa: F401 (fixtures use it)
+from tests.conftest import Api, photo_folder, random_weights  # noqa: F401 (fixtures use it)
 
 runner = CliRunner()
 
@@ -36,11 +35,7 @@ def run(api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Two classes of two, and a file that is no picture."""
-    folder = tmp_path / "photos"
-    for name in ("crab", "lotus"):
-        (folder / name).mkdir(parents=True)
-        for photo in sorted((PHOTOS / name).iterdir())[:2]:
-            (folder / name / photo.name).write_bytes(photo.read_bytes())
+    folder = photo_folder(tmp_path / "photos", ("crab", "lotus"), 2)
     (folder / "crab" / "broken.jpg").write_bytes(b"no picture")
     return folder
 

@@ -12,24 +12,9 @@ from adapters.clip import FrozenCLIP
 from service.errors import TooMany
 from service.redis_server import RedisServer
 from service.registry.rates import Rate, Rates
-from service.registry.store import connect
 from service.settings import Settings
-from tests.conftest import Api, start_api
+from tests.conftest import Api, rates, start_api, taken
 from training.data import Sample
-
-
-def rates(server: RedisServer, **kinds: Rate) -> Rates:
-    return Rates(connect(server.url, 0.2), kinds)
-
-
-def taken(limiter: Rates, tenant: str, kind: str) -> int:
-    """Calls until one is refused."""
-    for count in range(1000):
-        try:
-            limiter.take(tenant, kind)
-        except TooMany:
-            return count
-    return 1000
 
 
 def test_a_burst_is_let_through_and_then_no_more(server: RedisServer) -> None:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from service.demo.__main__ import PHOTOS
-from tests.conftest import wait_for
+from tests.conftest import photo_folder, wait_for
 
 
 class Up:
@@ -72,11 +72,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six photos of each of two classes, and a file that is none."""
-    root = tmp_path_factory.mktemp("photos") / "things"
-    for name in ("crab", "lotus"):
-        (root / name).mkdir(parents=True)
-        for file in sorted((PHOTOS / name).iterdir())[:6]:
-            (root / name / file.name).write_bytes(file.read_bytes())
+    root = photo_folder(tmp_path_factory.mktemp("photos") / "things", ("crab", "lotus"), 6)
     (root / "crab" / "notes.txt").write_text("no photo")
     return root
 
