@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 evaluate_app = typer.Typer(no_args_is_help=True, help="Accuracy beside peers and the paper.")
 
 _ALL = "zero-shot,lp++,tip-adapter-f,clip-lora,mma,rmadapter"
+_LORA_STEPS = 500  # its paper's
 
 Data = Annotated[Path, typer.Option(help="a zip, a folder a class, or CoOp's layout")]
 Source = Annotated[Path, typer.Option("--data", help="what to train on, as in base-to-novel")]
@@ -33,6 +34,10 @@ Targets = Annotated[list[Path], typer.Option("--target", help="what to test on; 
 Methods = Annotated[str, typer.Option(help="names, by commas")]
 Seeds = Annotated[str, typer.Option(help="numbers, by commas")]
 Shots = Annotated[int, typer.Option(min=1, help="training pictures a class")]
+LoraSteps = Annotated[
+    int,
+    typer.Option(min=1, help="CLIP-LoRA's steps a shot: hours on a CPU, where 25 end in minutes"),
+]
 Model = Annotated[str, typer.Option(help="bundled, or open_clip's name")]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip's tag or a file")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, …")]
@@ -50,6 +55,7 @@ def base_to_novel(
     model: Model = "bundled",
     pretrained: Pretrained = None,
     device: Device = "cpu",
+    lora_steps: LoraSteps = _LORA_STEPS,
     ablation: Annotated[Ablation | None, typer.Option(help="the paper's rows instead")] = None,
     as_json: AsJson = False,
     plot: Plot = None,
@@ -62,7 +68,7 @@ def base_to_novel(
         from training.protocols import base_to_novel, read_dataset
 
         clip = _clip(model, pretrained, device)
-        plan = _ablation(clip, ablation) if ablation else _plan(clip, methods)
+        plan = _ablation(clip, ablation) if ablation else _plan(clip, methods, lora_steps)
         numbers = _numbers(seeds)
         with _bar(len(plan) * len(numbers)) as on_fit:
             results = base_to_novel(read_dataset(clip, data), plan, shots, numbers, on_fit)
@@ -78,6 +84,7 @@ def few_shot(
     model: Model = "bundled",
     pretrained: Pretrained = None,
     device: Device = "cpu",
+    lora_steps: LoraSteps = _LORA_STEPS,
     as_json: AsJson = False,
     plot: Plot = None,
 ) -> None:
@@ -89,7 +96,7 @@ def few_shot(
         from training.protocols import few_shot_accuracy, read_dataset
 
         clip = _clip(model, pretrained, device)
-        plan, numbers, curve = _plan(clip, methods), _numbers(seeds), _numbers(shots)
+        plan, numbers, curve = _plan(clip, methods, lora_steps), _numbers(seeds), _numbers(shots)
         results: list[Result] = []
         with _bar(len(plan) * len(numbers) * len(curve)) as on_fit:
             source = read_dataset(clip, data)
@@ -108,6 +115,7 @@ def cross_dataset(
     model: Model = "bundled",
     pretrained: Pretrained = None,
     device: Device = "cpu",
+    lora_steps: LoraSteps = _LORA_STEPS,
     as_json: AsJson = False,
     plot: Plot = None,
 ) -> None:
@@ -117,7 +125,8 @@ def cross_dataset(
     """
     with errors():
         clip = _clip(model, pretrained, device)
-        results = _transfer(clip, data, target, methods, _numbers(seeds), shots, same=False)
+        plan = _plan(clip, methods, lora_steps)
+        results = _transfer(clip, data, target, plan, _numbers(seeds), shots, same=False)
         _show(results, as_json, plot)
 
 
@@ -131,6 +140,7 @@ def domain_generalization(
     model: Model = "bundled",
     pretrained: Pretrained = None,
     device: Device = "cpu",
+    lora_steps: LoraSteps = _LORA_STEPS,
     as_json: AsJson = False,
     plot: Plot = None,
 ) -> None:
@@ -140,7 +150,8 @@ def domain_generalization(
     """
     with errors():
         clip = _clip(model, pretrained, device)
-        results = _transfer(clip, data, target, methods, _numbers(seeds), shots, same=True)
+        plan = _plan(clip, methods, lora_steps)
+        results = _transfer(clip, data, target, plan, _numbers(seeds), shots, same=True)
         _show(results, as_json, plot)
 
 
@@ -154,6 +165,7 @@ def paper(
     model: Model = "ViT-B-16",
     pretrained: Pretrained = "openai",
     device: Device = "cpu",
+    lora_steps: LoraSteps = _LORA_STEPS,
     as_json: AsJson = False,
 ) -> None:
     """The paper's base-to-novel table, a row as each data set finishes; goes on where it stopped.
@@ -167,13 +179,14 @@ def paper(
         if not folders:
             raise RMAdapterError(f"{data} has none of {', '.join(DATA_SETS)}")
         run: dict[str, Any] = {"model": model, "pretrained": pretrained}
-        run |= {"methods": methods, "seeds": seeds, "shots": shots}
+        run |= {"methods": methods, "seeds": seeds, "shots": shots, "lora_steps": lora_steps}
         done = _finished(output, run)
         if len(done.keys() & set(folders)) < len(folders):
             clip = _clip(model, pretrained, device)
         for folder in folders:
             if folder not in done:
-                results = _paper_row(clip, data / folder, methods, _numbers(seeds), shots)
+                plan = _plan(clip, methods, lora_steps)
+                results = _paper_row(clip, data / folder, plan, _numbers(seeds), shots)
                 line = {"data_set": folder, "run": run, "results": results}
                 with output.open("a") as file:
                     file.write(json.dumps(line) + "\n")
@@ -186,11 +199,10 @@ def paper(
 
 
 def _paper_row(
-    clip: "FrozenCLIP", folder: Path, methods: str, seeds: list[int], shots: int
+    clip: "FrozenCLIP", folder: Path, plan: "Plan", seeds: list[int], shots: int
 ) -> list[dict[str, Any]]:
     from training.protocols import base_to_novel, read_dataset
 
-    plan = _plan(clip, methods)
     with _bar(len(plan) * len(seeds)) as on_fit:
         results = base_to_novel(read_dataset(clip, folder), plan, shots, seeds, on_fit)
     return [_plain(result) for result in results]
@@ -225,14 +237,13 @@ def _transfer(
     clip: "FrozenCLIP",
     data: Path,
     targets: list[Path],
-    methods: str,
+    plan: "Plan",
     seeds: list[int],
     shots: int,
     same: bool,
 ) -> "list[Result]":
     from training.protocols import check_same_classes, read_dataset, transfer
 
-    plan = _plan(clip, methods)
     with _bar(len(plan) * len(seeds)) as on_fit:
         source = read_dataset(clip, data)
         others = {path.stem: read_dataset(clip, path) for path in targets}
@@ -248,10 +259,11 @@ def _clip(model: str, pretrained: str | None, device: str) -> "FrozenCLIP":
     return load_clip(model, pretrained, device)
 
 
-def _plan(clip: "FrozenCLIP", methods: str) -> "Plan":
+def _plan(clip: "FrozenCLIP", methods: str, lora_steps: int) -> "Plan":
     from training.baselines import METHODS, Fitted, Pool, fit_method, method_settings
 
     settings = method_settings(clip)
+    settings = replace(settings, lora=replace(settings.lora, steps_per_shot=lora_steps))
     names = [name.strip() for name in methods.split(",")]
     unknown = [name for name in names if name not in METHODS]
     if unknown:

@@ -11,14 +11,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from adapters.classify import prompts
-from adapters.clip import FrozenCLIP
-from adapters.config import LossWeights
+from adapters.clip import Delta, FrozenCLIP
+from adapters.config import TowerShape
 from adapters.errors import RMAdapterError, UnsupportedModel
 from adapters.rmadapter import CLIPAdapters
 from training.data import ImageSet
@@ -27,9 +29,11 @@ from training.fit import (
     Prepared,
     class_features,
     default_settings,
+    first_block,
     fit_rows,
     freeze,
     prepare_classes,
+    text_features,
 )
 
 METHODS = ("zero-shot", "lp++", "tip-adapter-f", "clip-lora", "mma", "rmadapter")
@@ -125,32 +129,44 @@ class TipSettings:
 
 @dataclass(frozen=True, slots=True)
 class LoRASettings:
-    """CLIP-LoRA (Zanella & Ben Ayed, CVPRW 2024): r = 2 on q, k, v of all blocks of both towers.
-
-    The paper takes 500 steps a shot (8,000 at 16). The default here is a twentieth of it, so that
-    16 shots of 50 classes end in minutes on two cores; `steps_per_shot=500` is the paper's.
-    """
+    """CLIP-LoRA (Zanella & Ben Ayed, CVPRW 2024): r = 2 on q, k, v of all blocks of both towers."""
 
     rank: int = 2
     dropout: float = 0.25
-    steps_per_shot: int = 25
+    steps_per_shot: int = 500
     batch_size: int = 32
     learning_rate: float = 2e-4
     weight_decay: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)
+class MMASettings:
+    """MMA (Yang et al., CVPR 2024): its published settings, and its code's where the paper says
+    nothing. Adapters sit in blocks 5…12 of 12, RMAdapter's upper two thirds."""
+
+    rank: int = 32
+    alpha: float = 1e-3
+    epochs: int = 5
+    batch_size: int = 16  # its code: 128 on ImageNet
+    learning_rate: float = 1.5e-3  # of SGD, between gradient scalings: as 1.5 without them
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    augment: bool = True  # random resized crops and flips
+
+
+@dataclass(frozen=True, slots=True)
 class MethodSettings:
-    """All methods' settings; `fit` is RMAdapter's, and MMA's but for its losses."""
+    """All methods' settings; `fit` is RMAdapter's."""
 
     fit: FitSettings
     lp: LPSettings = field(default_factory=LPSettings)
     tip: TipSettings = field(default_factory=TipSettings)
     lora: LoRASettings = field(default_factory=LoRASettings)
+    mma: MMASettings = field(default_factory=MMASettings)
 
 
 def method_settings(clip: FrozenCLIP) -> MethodSettings:
-    """The defaults for a CLIP."""
+    """The defaults for a CLIP: the papers', but for what stands here."""
     return MethodSettings(default_settings(clip))
 
 
@@ -165,18 +181,24 @@ def fit_method(
     if name not in METHODS:
         raise RMAdapterError(f"no method {name!r}; there are {', '.join(METHODS)}")
     if name == "zero-shot":
-        return Fitted(0, _zero_shot(clip, settings.fit.template))
+        return zero_shot(clip, settings)
     if name == "lp++":
         return fit_lp(clip, train, settings)
     if name == "tip-adapter-f":
         return fit_tip(clip, train, settings, seed)
     if name == "clip-lora":
         return fit_lora(clip, train, settings, seed)
-    losses = LossWeights(0.0, 0.0, 0.0, 0.0) if name == "mma" else settings.fit.losses
-    return fit_adapters(clip, train, replace(settings.fit, losses=losses, seed=seed))
+    if name == "mma":
+        return fit_mma(clip, train, settings, seed)
+    return fit_adapters(clip, train, replace(settings.fit, seed=seed))
 
 
-def _zero_shot(clip: FrozenCLIP, template: str) -> Callable[[Pool, Sequence[str]], Tensor]:
+def zero_shot(clip: FrozenCLIP, settings: MethodSettings) -> Fitted:
+    """The frozen CLIP's own answers."""
+    return Fitted(0, _frozen(clip, settings.fit.template))
+
+
+def _frozen(clip: FrozenCLIP, template: str) -> Callable[[Pool, Sequence[str]], Tensor]:
     def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
         return pool.features @ class_features(clip, None, classes, template).T
 
@@ -192,7 +214,7 @@ def _bound(
     def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
         if tuple(classes) == train.classes:
             return logits(pool.features)
-        return _zero_shot(clip, template)(pool, classes)
+        return _frozen(clip, template)(pool, classes)
 
     return cosines
 
@@ -429,16 +451,123 @@ def _train_lora(
             schedule.step()
 
 
-# RMAdapter, and MMA by its code
+# MMA
+
+
+class Scaled(torch.autograd.Function):
+    """x forward, factor · gradient backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
+
+
+class MMA(nn.Module):
+    """Adapters in the upper blocks of both towers, their bottlenecks through one shared projection.
+
+    y = α · up(σ(shared(σ(down(ln_1(x)))))), σ = ReLU, is added to the block's output. The shared
+    projections pair the towers' blocks from the top, where their depths differ.
+    """
+
+    def __init__(self, image: TowerShape, text: TowerShape, plan: MMASettings) -> None:
+        super().__init__()
+        self.alpha = plan.alpha
+        self.image, self.text = _bottlenecks(image, plan.rank), _bottlenecks(text, plan.rank)
+        depth = max(len(self.image), len(self.text))
+        self.shared = nn.ModuleList(nn.Linear(plan.rank, plan.rank) for _ in range(depth))
+        for linear in self.modules():
+            if isinstance(linear, nn.Linear):
+                nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(linear.bias)
+
+    def delta(self, bottlenecks: nn.ModuleList, blocks: nn.ModuleList) -> Delta:
+        """What `bottlenecks`, one of the two towers', add to the outputs of its frozen `blocks`.
+
+        Going back, the gradient is multiplied by 1/α behind the adapter and by α before it, as in
+        the authors' code: lower blocks get their true gradient, its own weights 1/α times theirs.
+        """
+
+        def added(block: int, x: Tensor) -> Tensor | None:
+            at = len(blocks) - block
+            if at >= len(bottlenecks):
+                return None
+            down, up = bottlenecks[at].children()
+            normed = blocks[block - 1].get_submodule("ln_1")(Scaled.apply(x, self.alpha))
+            low = F.relu(down(normed))
+            y = self.alpha * up(F.relu(self.shared[at](low)))
+            return Scaled.apply(y, 1 / self.alpha)  # type: ignore[no-any-return]
+
+        return added
+
+
+def _bottlenecks(shape: TowerShape, rank: int) -> nn.ModuleList:
+    """(down, up) of the blocks K, K−1, …, k."""
+    return nn.ModuleList(
+        nn.ModuleList([nn.Linear(shape.width, rank), nn.Linear(rank, shape.width)])
+        for _ in range(first_block(shape), shape.blocks + 1)
+    )
+
+
+def fit_mma(clip: FrozenCLIP, train: Pool, settings: MethodSettings, seed: int) -> Fitted:
+    """MMA: cross-entropy alone, SGD whose rate follows a cosine from epoch to epoch."""
+    torch.manual_seed(seed)
+    mma = MMA(clip.image, clip.text, settings.mma).to(clip.device)
+    see = mma.delta(mma.image, clip.model.visual.transformer.resblocks)
+    read = mma.delta(mma.text, clip.model.transformer.resblocks)
+    template = settings.fit.template
+    _train_mma(clip, mma, (see, read), train, settings)
+
+    @torch.no_grad()
+    def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
+        seen = torch.cat([clip.image_upper(tokens, 1, see) for tokens in pool.chunks(clip)])
+        return seen @ text_features(clip, classes, template, read).T
+
+    return Fitted(sum(p.numel() for p in mma.parameters()), cosines)
+
+
+def _train_mma(
+    clip: FrozenCLIP, mma: MMA, deltas: tuple[Delta, Delta], train: Pool, settings: MethodSettings
+) -> None:
+    plan, labels, (see, read) = settings.mma, train.labels.to(clip.device), deltas
+    first, first_text = first_block(clip.image), first_block(clip.text)
+    ids = clip.tokenize(prompts(train.classes, settings.fit.template))
+    with torch.no_grad():
+        words = clip.text_lower(ids, first_text)
+    optimiser = torch.optim.SGD(
+        mma.parameters(), plan.learning_rate, plan.momentum, weight_decay=plan.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, plan.epochs)
+    for _ in range(plan.epochs):
+        for rows in torch.randperm(len(train)).split(plan.batch_size):
+            pixels = train.images.pixels[rows]
+            with torch.no_grad():
+                tokens = clip.image_lower(augmented(pixels) if plan.augment else pixels, first)
+            seen = clip.image_upper(tokens, first, see)
+            named = clip.text_upper(words, ids, first_text, read)
+            loss = F.cross_entropy(clip.logit_scale * seen @ named.T, labels[rows.to(clip.device)])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        schedule.step()
+
+
+def augmented(pixels: Tensor) -> Tensor:
+    """A random part of each picture, at its size, flipped or not: uint8 [B, 3, S, S] → the same."""
+    crop = v2.RandomResizedCrop(pixels.shape[-1], interpolation=v2.InterpolationMode.BICUBIC)
+    change = v2.Compose([crop, v2.RandomHorizontalFlip()])
+    return torch.stack([change(picture) for picture in pixels])
+
+
+# RMAdapter
 
 
 def fit_adapters(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Fitted:
-    """RMAdapter; with all λ = 0 MMA (Yang et al., CVPR 2024), whose blocks and rank it shares.
-
-    What does not carry over: MMA's SGD rate of 1.5 belongs to its α = 0.001, its kaiming `up` and
-    its layer-normed input. Here it has RMAdapter's AdamW, epochs and init, which do not depend on
-    the gradient's scale, so that the two differ by the losses and the reconstruction branch alone.
-    """
+    """RMAdapter, as a tenant's own fit."""
     fitted = fit_rows(clip, prepare_pool(clip, train, settings), torch.arange(len(train)))
     fitted.requires_grad_(False)
     template = settings.template

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adapters.classify import TEMPLATE, prompts
 from adapters.clip import Delta, FrozenCLIP
-from adapters.config import AdapterConfig, LossWeights
+from adapters.config import AdapterConfig, LossWeights, TowerShape
 from adapters.errors import BadDataset
 from adapters.rmadapter import CLIPAdapters, Reconstruction, total_loss
 from training.data import ImageSet
@@ -62,13 +62,15 @@ class Progress:
 OnProgress = Callable[[Progress], None]  # raises to stop the fit
 
 
+def first_block(tower: TowerShape) -> int:
+    """k: adapters sit in the upper two thirds of a tower's blocks. 5 of 12 in ViT-B/16, MMA's
+    published setting; 3 of 6 and 2 of 4 in the bundled CLIP."""
+    return tower.blocks // 3 + 1
+
+
 def default_settings(clip: FrozenCLIP, **changes: Any) -> FitSettings:
-    """Settings for a CLIP. Adapters sit in the upper two thirds of each tower's blocks: k = 5 of 12
-    in ViT-B/16, MMA's published setting, and 3 of 6 and 2 of 4 in the bundled CLIP.
-    """
-    adapter = AdapterConfig(
-        image_first=clip.image.blocks // 3 + 1, text_first=clip.text.blocks // 3 + 1
-    )
+    """Settings for a CLIP, whose adapters sit where its depths say."""
+    adapter = AdapterConfig(image_first=first_block(clip.image), text_first=first_block(clip.text))
     return FitSettings(adapter=adapter, **changes)
 
 
@@ -206,8 +208,15 @@ def class_features(
     clip: FrozenCLIP, adapters: CLIPAdapters | None, classes: Sequence[str], template: str
 ) -> Tensor:
     """Class names → unit float32 [C, e]; without adapters, the frozen CLIP's."""
+    return text_features(clip, classes, template, adapters.text.delta if adapters else None)
+
+
+@torch.inference_mode()
+def text_features(
+    clip: FrozenCLIP, classes: Sequence[str], template: str, delta: Delta | None = None
+) -> Tensor:
+    """Class names → unit float32 [C, e], with what `delta` adds to the text blocks' outputs."""
     ids = clip.tokenize(prompts(classes, template))
-    delta: Delta | None = adapters.text.delta if adapters else None
     return clip.text_upper(clip.text_lower(ids, 1), ids, 1, delta)
 
 

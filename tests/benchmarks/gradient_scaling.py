@@ -1,5 +1,7 @@
 """Three ways to train an adapter under a small α: `python -m tests.benchmarks.gradient_scaling`.
 
+--sets, --variants and --seeds take less than all of it.
+
 MMA's public code multiplies the gradient behind each adapter by 1/α and before it by α, so that its
 SGD at 0.0015 under α = 0.001 acts like one at 1.5; neither paper says so. Compared, on photos and
 paintings of PACS (16 a class, the rest held out, 7 names; base and novel are 4 and 3 names):
@@ -11,6 +13,7 @@ sgd-scaled      the same with the public code's scaling
 sgd-scaled-1.5  the same with the rate a thousand times as high
 """
 
+import argparse
 import statistics
 import sys
 from collections.abc import Callable
@@ -24,25 +27,12 @@ from adapters.clip import load_clip
 from adapters.memory import keep_freed_memory
 from adapters.rmadapter import CLIPAdapters, RMAdapter
 from training import fit as fitting
+from training.baselines import Scaled
 from training.data import ImageSet, few_shot, image_set, read_samples
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-SEEDS = (1, 2, 3)
 BASE = 4
 VARIANTS = ("zero-shot", "adamw", "sgd-plain", "sgd-scaled", "sgd-scaled-1.5")
-
-
-class Scaled(torch.autograd.Function):
-    """x forward, factor · gradient backward."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        return gradient * ctx.factor, None
 
 
 def scale_gradients(adapters: CLIPAdapters) -> None:
@@ -109,13 +99,18 @@ def accuracy(clip, adapters: CLIPAdapters | None, data: ImageSet) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.gradient_scaling")
+    parser.add_argument("--sets", nargs="+", default=["photo", "art_painting"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    options = parser.parse_args()
     keep_freed_memory()
     clip = load_clip()
-    print(f"{'set':14} {'variant':15} {'base':>6} {'novel':>6} {'hm':>6}   seeds {SEEDS}")
-    for name in ("photo", "art_painting"):
+    print(f"{'set':14} {'variant':15} {'base':>6} {'novel':>6} {'hm':>6}   seeds {options.seeds}")
+    for name in options.sets:
         data = image_set(read_samples(DATA / f"pacs_{name}.zip"), clip.spec)
-        for variant in VARIANTS:
-            pairs = [run(clip, data, variant, seed) for seed in SEEDS]
+        for variant in options.variants:
+            pairs = [run(clip, data, variant, seed) for seed in options.seeds]
             base, novel = (statistics.mean(column) for column in zip(*pairs, strict=True))
             hm = 2 * base * novel / (base + novel)
             print(f"{name:14} {variant:15} {base:6.1%} {novel:6.1%} {hm:6.1%}", flush=True)

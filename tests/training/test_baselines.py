@@ -8,17 +8,20 @@ from torch import nn
 
 from adapters.classify import TEMPLATE
 from adapters.clip import FrozenCLIP
-from adapters.config import LossWeights, TowerShape
+from adapters.config import TowerShape
 from adapters.errors import RMAdapterError, UnsupportedModel
 from adapters.rmadapter import CLIPAdapters
 from training.baselines import (
     METHODS,
+    MMA,
     LinearProbe,
     LoRA,
     LoRASettings,
     MethodSettings,
+    MMASettings,
     Pool,
     TipSettings,
+    augmented,
     cache_logits,
     fit_method,
     fit_tip,
@@ -42,7 +45,8 @@ def pool(clip: FrozenCLIP, few: ImageSet) -> Pool:
 def settings(clip: FrozenCLIP) -> MethodSettings:
     """Few steps: what is tested is not how good a fit is."""
     fit = replace(default_settings(clip), epochs=2, min_steps=2)
-    return replace(method_settings(clip), fit=fit, lora=LoRASettings(steps_per_shot=1))
+    few = {"lora": LoRASettings(steps_per_shot=1), "mma": MMASettings(epochs=1)}
+    return replace(method_settings(clip), fit=fit, **few)
 
 
 def zero_shot(clip: FrozenCLIP, pool: Pool, classes) -> torch.Tensor:
@@ -65,7 +69,7 @@ def test_methods_bound_to_their_classes_are_zero_shot_on_others(clip, pool, sett
     assert torch.equal(fitted.cosines(pool, OTHERS), zero_shot(clip, pool, OTHERS))
 
 
-@pytest.mark.parametrize("name", ["clip-lora", "rmadapter"])
+@pytest.mark.parametrize("name", ["clip-lora", "mma", "rmadapter"])
 def test_the_same_seed_gives_the_same_fit(clip, pool, settings, name):
     one, two = (fit_method(name, clip, pool, settings, seed=3) for _ in range(2))
     assert torch.equal(one.cosines(pool, pool.classes), two.cosines(pool, pool.classes))
@@ -163,28 +167,86 @@ def test_lora_on_an_attention_without_joint_weights_is_an_error(clip, monkeypatc
         LoRA(clip, LoRASettings())
 
 
-def test_mma_trains_no_reconstruction_branch(clip, pool, settings):
-    mma = fit_method("mma", clip, pool, settings, seed=1)
-    ours = fit_method("rmadapter", clip, pool, settings, seed=1)
-    config = settings.fit.adapter
-    blocks = ((clip.image, config.image_first), (clip.text, config.text_first))
-    plain = sum(
-        (shape.blocks - first + 1) * (2 * shape.width * 32 + shape.width + 32)
-        for shape, first in blocks
-    )
-    assert mma.parameters == plain
-    assert ours.parameters > plain
+VIT_B_16 = TowerShape(768, 12), TowerShape(512, 12)
 
 
-def test_mma_answers_as_an_rmadapter_whose_lambdas_are_zero(clip, pool, settings):
-    mma = fit_method("mma", clip, pool, settings, seed=1)
-    free = replace(settings, fit=replace(settings.fit, losses=LossWeights(0, 0, 0, 0)))
-    ours = fit_method("rmadapter", clip, pool, free, seed=1)
-    assert torch.equal(mma.cosines(pool, OTHERS), ours.cosines(pool, OTHERS))
+class Normed(nn.Module):
+    """A block, as far as MMA's adapters read it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(8)
+        nn.init.normal_(self.ln_1.weight)
+
+
+@pytest.fixture
+def mma() -> MMA:
+    torch.manual_seed(0)
+    return MMA(TowerShape(8, 3), TowerShape(8, 3), MMASettings(rank=4))
+
+
+def plain_mma(mma: MMA, x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+    """The adapter of the uppermost image block, as MMA's paper has it."""
+    down, up = mma.image[0].children()
+    return 1e-3 * up(mma.shared[0](down(norm(x)).relu()).relu())
+
+
+def test_mma_has_the_size_that_its_paper_states_on_vit_b_16():
+    assert sum(p.numel() for p in MMA(*VIT_B_16, MMASettings()).parameters()) == 674_560
+
+
+def test_mma_adds_its_papers_formula_to_the_upper_blocks_alone(mma):
+    blocks, x = nn.ModuleList(Normed() for _ in range(3)), torch.randn(2, 5, 8)
+    added = mma.delta(mma.image, blocks)
+    torch.testing.assert_close(added(3, x), plain_mma(mma, x, blocks[2].ln_1))
+    assert added(2, x) is not None
+    assert added(1, x) is None
+
+
+def test_mma_scales_the_gradient_of_its_weights_by_one_over_alpha_and_no_others(mma):
+    blocks, x = nn.ModuleList(Normed() for _ in range(3)), torch.randn(2, 5, 8, requires_grad=True)
+    weights = [mma.image[0][0].weight, mma.shared[0].weight, mma.image[0][1].bias]
+
+    def gradients(y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(y.square().sum(), [x, *weights])
+
+    true = gradients(plain_mma(mma, x, blocks[2].ln_1))
+    theirs = gradients(mma.delta(mma.image, blocks)(3, x))
+    torch.testing.assert_close(theirs[0], true[0])
+    for scaled, plain in zip(theirs[1:], true[1:], strict=True):
+        torch.testing.assert_close(scaled, 1000 * plain)
+
+
+def test_mmas_towers_share_a_projection_from_the_top_where_their_depths_differ():
+    mma = MMA(TowerShape(8, 6), TowerShape(8, 4), MMASettings(rank=4))
+    assert (len(mma.image), len(mma.text), len(mma.shared)) == (4, 3, 4)
+    text = mma.delta(mma.text, nn.ModuleList(Normed() for _ in range(4)))
+    text(4, torch.randn(1, 2, 8)).sum().backward()
+    used = [linear.weight.grad is not None for linear in mma.shared]
+    assert used == [True, False, False, False]
+
+
+def test_mma_starts_near_zero_shot_and_its_fit_moves_it(clip, pool, settings):
+    frozen = zero_shot(clip, pool, pool.classes)
+    still = replace(settings, mma=MMASettings(epochs=0))
+    start = fit_method("mma", clip, pool, still, seed=1).cosines(pool, pool.classes)
+    fitted = fit_method("mma", clip, pool, settings, seed=1).cosines(pool, pool.classes)
+    torch.testing.assert_close(start, frozen, atol=0.05, rtol=0)
+    assert not torch.equal(start, frozen)
+    assert not torch.equal(fitted, start)
+
+
+def test_mma_sees_other_parts_of_a_picture_each_time_and_the_frozen_clip_stays(clip, pool):
+    pixels = pool.images.pixels[:4]
+    torch.manual_seed(0)
+    one, two = augmented(pixels), augmented(pixels)
+    assert one.shape == pixels.shape and one.dtype == pixels.dtype
+    assert not torch.equal(one, two)
+    assert not any(p.requires_grad for p in clip.model.parameters())
 
 
 def test_the_reconstruction_branch_has_the_papers_size_on_vit_b_16(clip):
     config = replace(default_settings(clip).adapter, image_first=5, text_first=5)
-    adapters = CLIPAdapters(TowerShape(768, 12), TowerShape(512, 12), config)
+    adapters = CLIPAdapters(*VIT_B_16, config)
     extra = trained_parameters(adapters, True) - trained_parameters(adapters, False)
     assert extra == 8 * 32 * (768 + 512) + 8 * (768 + 512) + 16 * (32 * 32 + 32)  # 354,816
