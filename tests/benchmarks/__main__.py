@@ -35,6 +35,7 @@ def measurements(settings: Settings) -> dict[str, Callable[[], Iterator[Row]]]:
         "quiet_p95_vs_under_a_flood": lambda: serving.flood_vs_quiet(settings),
         "gathered_vs_grouped": model.gathered_vs_grouped,
         "bf16_vs_fp32": model.bf16_vs_fp32,
+        "int8_vs_fp32": lambda: model.int8_vs_fp32(settings.cache_dir),
         "compiled_vs_eager": model.compiled_vs_eager,
         "batch_sizes": lambda: model.batch_sizes(settings.cache_dir),
     }

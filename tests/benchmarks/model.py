@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from onnxruntime.quantization import quantize_dynamic
 from torch.utils.flop_counter import FlopCounterMode
 
 from adapters.bank import Bank
-from adapters.classify import prompts
+from adapters.classify import TEMPLATE, prompts
 from adapters.clip import FrozenCLIP, load_clip
+from adapters.pixels import decode
 from service.backends import Backend, TorchBackend
-from service.onnx_backend import OnnxBackend
+from service.demo.__main__ import PHOTOS
+from service.onnx_backend import OnnxBackend, exported
 from tests.benchmarks import naive
 from tests.benchmarks.compare import Row, rates
 from tests.conftest import SHARED, random_weights
@@ -171,6 +174,48 @@ def bf16_vs_fp32() -> Iterator[Row]:
         likeness = (half.images(pixels, slots) * full.images(pixels, slots)).sum(1).min()
         note = f", PyTorch; least cosine of a feature {likeness:.4f}"
         yield eight_rows("bf16_vs_fp32", name, half, full, note)
+
+
+def int8_vs_fp32(folder: Path) -> Iterator[Row]:
+    """ONNX Runtime with the frozen weights of matrix products in int8 and what they read scaled to
+    int8 batch by batch, over float32. The bank is an input, and stays as it is."""
+    for name in MODELS:
+        clip = clip_of(name)
+        bank = full_bank(clip, 9)
+        full = OnnxBackend(clip, bank, folder)
+        small = OnnxBackend(clip, bank, _in_int8(exported(clip, bank, folder), folder))
+        note = f", ONNX Runtime; {_likeness(clip, small, full)}"
+        yield eight_rows("int8_vs_fp32", name, small, full, note)
+
+
+def _in_int8(graphs: Path, folder: Path) -> Path:
+    """A cache folder beside the other, its graphs quantised."""
+    cache = folder / "int8"
+    place = cache / graphs.relative_to(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    for graph in graphs.glob("*.onnx"):
+        if not (place / graph.name).exists():
+            quantize_dynamic(graph, place / graph.name, ["MatMul", "Gemm"], per_channel=True)
+    return cache
+
+
+def _likeness(clip: FrozenCLIP, ours: Backend, theirs: Backend) -> str:
+    """How like the two backends' features of the demo's photos are; with trained weights also how
+    many of them each of the two gives the right one of eight names."""
+    samples = list(read_samples(PHOTOS))
+    classes = sorted({sample.label for sample in samples})
+    labels = np.array([classes.index(sample.label) for sample in samples])
+    pixels = [decode(sample.data, clip.spec) for sample in samples]
+    features = [
+        np.concatenate([b.images(pixels[i : i + 8], [0] * 8) for i in range(0, len(pixels), 8)])
+        for b in (ours, theirs)
+    ]
+    note = f"least cosine of a feature {(features[0] * features[1]).sum(1).min():.4f}"
+    if clip.name.endswith("random"):
+        return note
+    text = class_features(clip, None, classes, TEMPLATE).cpu().numpy()
+    right = [int(((f @ text.T).argmax(1) == labels).sum()) for f in features]
+    return f"{note}, right {right[0]} and {right[1]} of {len(labels)}"
 
 
 def compiled_vs_eager() -> Iterator[Row]:

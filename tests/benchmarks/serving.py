@@ -35,7 +35,8 @@ from training.fit import default_settings
 
 T = TypeVar("T")
 
-CLIENTS, TENANTS = 16, 32
+CLIENTS, TENANTS, FLOODS = 16, 32, 5
+SLOTS, HOST_ADAPTERS = 64, 256
 CLASSES = ("crab", "cup", "dolphin", "ewer", "lotus", "starfish", "umbrella", "wild cat")
 
 
@@ -133,7 +134,7 @@ async def _classify(classifier: Classifier, version: Version, picture: bytes) ->
 
 
 def ten_thousand_adapters_vs_one(settings: Settings) -> Iterator[Row]:
-    """Pictures of 16 clients, each on an adapter drawn anew, in a bank of 64 slots."""
+    """Pictures of 16 clients, each on an adapter drawn anew, both tiers full before the first."""
     for name, suffix, requests, target in (
         ("ViT-B-16", "", 48, 0.85),
         ("bundled", "_bundled", 256, None),
@@ -142,11 +143,12 @@ def ten_thousand_adapters_vs_one(settings: Settings) -> Iterator[Row]:
         shelf, picture = Shelf(clip, 10_000), photo(0)
         ranks = 1 / np.arange(1, 10_001)
         draws = {"zipf": ranks / ranks.sum(), "uniform": np.full(10_000, 1e-4)}
-        with asyncio.Runner() as runner, serving(settings, clip, shelf, 65) as classifier:
+        with asyncio.Runner() as runner, serving(settings, clip, shelf, SLOTS + 1) as classifier:
+            load = partial(_lease_all, classifier, shelf)
+            runner.run(load(range(SLOTS + HOST_ADAPTERS)))
             for law, weights in draws.items():
                 draw = partial(_draw, np.random.default_rng(0), weights)
-                load = partial(_lease_all, classifier, shelf)
-                runner.run(load(draw(300)))  # a bank as it is after a while
+                runner.run(load(draw(300)))  # as they are after a while
                 before = resident_bytes()
                 embed = partial(_embed_all, classifier, shelf, picture)
                 row = rates(
@@ -158,7 +160,7 @@ def ten_thousand_adapters_vs_one(settings: Settings) -> Iterator[Row]:
                     target=target if law == "zipf" else None,
                 )
                 grown = (resident_bytes() - before) / 2**20
-                note = f"{name}, 64 slots, drawn by {law}; memory grew by {grown:.0f} MiB"
+                note = f"{name}, {SLOTS} slots, drawn by {law}; memory grew by {grown:.0f} MiB"
                 yield Row(**(row.to_dict() | {"note": note}))
 
 
@@ -196,7 +198,7 @@ def flood_vs_quiet(settings: Settings) -> Iterator[Row]:
             ask = partial(_wait, processes, calm.p95, 4, 160)
             ask()
             ratios, quiet, loud = [], [], []
-            for _ in range(3):
+            for _ in range(FLOODS):
                 quiet.append(ask())
                 flood = processes.submit(flooding.flood, 32, 30.0)
                 time.sleep(2.0)
@@ -210,7 +212,7 @@ def flood_vs_quiet(settings: Settings) -> Iterator[Row]:
             statistics.median(loud),
             statistics.median(quiet),
             "ms",
-            3,
+            FLOODS,
             max(ratios) - min(ratios),
             0.5,
             f"bundled, 4 clients, beside another tenant's 32, backend {api.services.backend}",
@@ -275,7 +277,7 @@ def serving(settings: Settings, clip: FrozenCLIP, shelf: Shelf, slots: int) -> I
     """A classifier over the shelf, behind it the backend that the service would take."""
     bank, batch = empty_bank(clip, slots), batch_size(settings, clip)
     engine = Engine(open_backend(settings, clip, bank, batch), batch, 4096)
-    tiers = Tiers(engine, clip, slots, 256, shelf.fetch)
+    tiers = Tiers(engine, clip, slots, HOST_ADAPTERS, shelf.fetch)
     limits = Limits(image_limits(settings), 256, 1000, 600.0)
     engine.start()
     try:
