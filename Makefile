@@ -32,7 +32,6 @@ gpu: setup  ## what a GPU changes: its tests, then every speed figure on it
 	$(BIN)/python -m tests.benchmarks
 
 soak: setup  ## kills, isolation, overload, fuzzing: hours; make soak SOAK="--minutes 5 --rounds 10"
-	$(BIN)/python -m pip install --quiet --editable '.[soak]'
 	$(BIN)/python -m tests.soak $(SOAK)
 
 check: setup audit  ## lint, format, types, layering, unsafe calls, known holes

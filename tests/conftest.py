@@ -1,5 +1,6 @@
 """What tests share: one CLIP, the carried photos, a real Redis, the service over real HTTP."""
 
+import json
 import logging
 import os
 import shutil
@@ -95,6 +96,21 @@ def photo_folder(folder: Path, classes: Sequence[str], count: int) -> Path:
         (folder / name).mkdir(parents=True)
         for photo in sorted((PHOTOS / name).iterdir())[:count]:
             shutil.copy(photo, folder / name)
+    return folder
+
+
+def coop_layout(folder: Path, classes: Sequence[str]) -> Path:
+    """The carried photos of some classes in CoOp's layout, numbered as the classes are given: of
+    each, three to train on, one in the validation split, two to test on."""
+    split: dict[str, list[list[str | int]]] = {"train": [], "val": [], "test": []}
+    photo_folder(folder / "jpg", classes, 6)
+    for label, name in enumerate(classes):
+        files = sorted(file.name for file in (folder / "jpg" / name).iterdir())
+        for part, file in zip(
+            ("train", "train", "train", "val", "test", "test"), files, strict=True
+        ):
+            split[part].append([f"{name}/{file}", label, name])
+    (folder / "split_zhou_Flowers.json").write_text(json.dumps(split))
     return folder
 
 

@@ -4,17 +4,25 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from service.cli import app
-from tests.conftest import Api, photo_folder
+from tests.compose import ROOT
+from tests.conftest import SHARED, Api, coop_layout, photo_folder
 from tests.soak import overload
 from tests.soak.overload import Overload
 from training.data import Sample
+
+
+def needs(archive: str) -> pytest.MarkDecorator:
+    absent = not (SHARED / f"{archive}.zip").exists()
+    return pytest.mark.skipif(absent, reason=f"../shared/data/{archive}.zip is not here")
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +64,28 @@ def test_a_protocol_prints_a_table_or_json_and_draws_a_picture(
     assert all(result["method"] in shown.stdout for result in results)
 
 
+def test_the_papers_table_has_a_row_a_data_set_and_goes_on_where_it_stopped(
+    tmp_path: Path,
+) -> None:
+    for folder in ("caltech-101", "dtd"):
+        coop_layout(tmp_path / folder, ("crab", "cup", "dolphin", "lotus"))
+    output = tmp_path / "paper.jsonl"
+    command = ["evaluate", "paper", "--data", str(tmp_path), "--output", str(output)]
+    command += ["--methods", "zero-shot,rmadapter", "--seeds", "1", "--shots", "2"]
+    command += ["--model", "bundled"]
+    whole = CliRunner().invoke(app, command)
+    assert whole.exit_code == 0, whole.output
+    first, _ = output.read_text().splitlines()
+    output.write_text(first + "\n")
+    again = CliRunner().invoke(app, command)
+    assert again.stdout == whole.stdout
+    assert output.read_text().splitlines()[0] == first
+    assert json.loads(output.read_text().splitlines()[1])["data_set"] == "dtd"
+    shown = [line for line in whole.stdout.splitlines() if "paper: " in line]
+    assert [line.split()[0] for line in shown] == ["Caltech101", "DTD"]
+    assert shown[0].endswith("98.40 / 94.27 / 96.29")
+
+
 def run(folder: Path, *command: str) -> str:
     """What a module prints, run in a folder of its own."""
     done = subprocess.run(
@@ -80,16 +110,48 @@ def test_a_row_of_the_benchmark_is_printed_and_saved_with_both_its_sides(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("module", "says"),
+    ("command", "says"),
     [
         ("tests.benchmarks.profile", "the whole request"),
         ("tests.benchmarks.sizing", "requests to the blob store"),
+        pytest.param("tests.benchmarks.pixels --rounds 1", "peak MB", marks=needs("caltech101")),
+        pytest.param(
+            "tests.benchmarks.gradient_scaling --sets photo --variants zero-shot --seeds 1",
+            "zero-shot",
+            marks=needs("pacs_photo"),
+        ),
+        pytest.param(
+            f"training.search --data {SHARED} --sets sketch --only frozen",
+            "the frozen CLIP",
+            marks=needs("pacs_sketch"),
+        ),
     ],
+    ids=lambda text: text.split()[0],
 )
 def test_what_is_measured_beside_the_benchmark_can_be(
-    tmp_path: Path, module: str, says: str
+    tmp_path: Path, command: str, says: str
 ) -> None:
-    assert says in run(tmp_path, module)
+    assert says in run(tmp_path, *command.split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here it would measure for an hour")
+def test_make_gpu_without_one_says_so_and_what_says_more() -> None:
+    where = f"BIN={Path(sys.executable).parent}"
+    make = ["make", "--silent", "--assume-old=setup", "gpu", where]
+    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "sees no GPU" in done.stderr and "rmadapter doctor" in done.stderr
+
+
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not here")
+def test_every_reader_of_others_bytes_stands_a_moment_of_fuzzing_by_coverage(
+    tmp_path: Path,
+) -> None:
+    """`make soak` does so for half an hour."""
+    run(tmp_path, "tests.soak", "--only", "fuzz", "--minutes", "0.1")
+    report = json.loads((tmp_path / "soak.json").read_text())["fuzz"]
+    assert report["losses"] == []
+    assert all(tried > 0 for tried in report["inputs tried"].values())
 
 
 def test_ten_times_the_capacity_is_refused_in_part_and_each_refusal_says_when_to_come_again(

@@ -35,8 +35,10 @@ RUN_BY = {
     "make demo": "tests/test_demo.py",
     "make serve": "tests/service/test_up.py",
     "make bench": "tests/test_commands.py",
+    "make gpu": "tests/test_commands.py",  # where there is no GPU: that it says so
     "python -m tests.benchmarks": "tests/test_commands.py",
     "python -m tests.benchmarks.cache": "tests/test_cache_simulation.py",
+    "python -m training.search": "tests/test_commands.py",
     "make soak": "tests/test_commands.py",
     "python -m tests.soak --only kills": "tests/service/test_kills.py",
     "python -m tests.soak --only isolation": "tests/service/test_isolation.py",
@@ -60,14 +62,8 @@ RUN_BY = {
 }
 # What no test runs, and why.
 NOT_RUN = {
-    "make gpu": "needs a GPU",
-    "make soak SOAK=--only fuzz": "needs atheris; tests/adapters/test_fuzz.py is its small part",
-    "python -m tests.soak.image": "needs root, and a gigabyte of packages",
-    "python -m training.pretrain": "takes hours and the archives of its pictures",
-    "python -m training.search": "takes hours and the archives of its pictures",
-    "rmadapter evaluate paper": "needs the paper's eleven data sets; its reader is tested",
-    "python -m tests.benchmarks.gradient_scaling": "takes an hour and the archives of its pictures",
-    "python -m tests.benchmarks.pixels": "minutes of idle cores: its figures are all it gives",
+    "python -m tests.soak.image": "is itself the Dockerfile's test; root, a gigabyte of packages",
+    "python -m training.pretrain": "takes hours, and its teachers' packages",
 }
 
 

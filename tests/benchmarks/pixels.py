@@ -6,12 +6,13 @@ simplejpeg    libjpeg-turbo at reduced scale with the same margin, resized and c
 torchvision   torchvision.io and v2 on tensors; no reduced scale
 pyvips        libvips' thumbnail, which shrinks while it loads, with its own filters
 
-Each is timed with one thread inside, cold of caches, in rounds that take turns; the figure is the
+Each is timed with one thread inside, cold of caches, in --rounds that take turns; the figure is the
 median round. `2 thr` is what two threads bring over one: 2 means that the GIL is not in the way.
 Differences are of 255. `peak` is what one picture adds to a fresh process. Peers that are not there
 are named: `pip install 'rmadapter[bench]'`.
 """
 
+import argparse
 import io
 import multiprocessing
 import os
@@ -31,7 +32,6 @@ from adapters.pixels import PixelSpec, decode
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SPEC = PixelSpec(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-ROUNDS = 9
 THREADS = 2
 
 
@@ -126,13 +126,13 @@ def working(files: list[bytes]) -> Iterator[str]:
             print(f"{name:12} does not read this format")
 
 
-def compare(title: str, files: list[bytes]) -> None:
+def compare(title: str, files: list[bytes], rounds: int) -> None:
     print(f"\n{title}, {len(files)} of {sum(map(len, files)) / len(files) / 1e6:.2f} MB")
     print(f"{'':12} {'ms':>7} {'× full':>7} {'2 thr':>7} {'max':>5} {'mean':>6}")
     names = list(working(files))
     one: dict[str, list[float]] = {name: [] for name in names}
     two: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name in names:
             one[name].append(seconds(WAYS[name], files))
             two[name].append(seconds(WAYS[name], files, THREADS))
@@ -174,11 +174,14 @@ def compare_peaks(data: bytes, small: bytes) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.pixels")
+    parser.add_argument("--rounds", type=int, default=9)
+    rounds = parser.parse_args().rounds
     small = photos()
-    compare("12-megapixel JPEG", [enlarged(photo, 4000, 3000) for photo in small[:2]])
-    compare("1600×1200 JPEG", [enlarged(photo, 1600, 1200) for photo in small[:4]])
-    compare("Caltech JPEGs as they are", small)
-    compare("12-megapixel PNG", [enlarged(small[0], 4000, 3000, "PNG")])
+    compare("12-megapixel JPEG", [enlarged(photo, 4000, 3000) for photo in small[:2]], rounds)
+    compare("1600×1200 JPEG", [enlarged(photo, 1600, 1200) for photo in small[:4]], rounds)
+    compare("Caltech JPEGs as they are", small, rounds)
+    compare("12-megapixel PNG", [enlarged(small[0], 4000, 3000, "PNG")], rounds)
     compare_peaks(enlarged(small[0], 8660, 5773), small[0])
 
 

@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of what reads others' bytes: pictures, adapter files, archives.
 
 Each reader gets its share of the time in a process of its own, starting from good files. Anything
-but an answer or the reader's own refusal ends it, with the input in a file. Needs atheris, an extra
-(`pip install 'rmadapter[soak]'`), and Linux.
+but an answer or the reader's own refusal ends it, with the input in a file. Needs atheris, which
+there is for Linux on x86-64.
 """
 
 import importlib.util

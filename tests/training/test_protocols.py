@@ -11,7 +11,7 @@ import torch
 from adapters.classify import TEMPLATE
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadDataset
-from service.demo.__main__ import PHOTOS
+from tests.conftest import coop_layout
 from training.baselines import Fitted, Pool, make_pool
 from training.data import ImageSet
 from training.fit import class_features
@@ -37,18 +37,8 @@ def data(clip: FrozenCLIP, images: ImageSet) -> DataSet:
 
 @pytest.fixture
 def coop(tmp_path: Path) -> Path:
-    """The carried photos of three classes in CoOp's layout, numbered against the alphabet."""
-    folder = tmp_path / "flowers"
-    split = {"train": [], "val": [], "test": []}
-    for label, name in enumerate(["lotus", "cup", "crab"]):
-        files = sorted((PHOTOS / name).iterdir())[:6]
-        (folder / "jpg" / name).mkdir(parents=True)
-        for i, file in enumerate(files):
-            shutil.copy(file, folder / "jpg" / name)
-            part = ("train", "train", "train", "val", "test", "test")[i]
-            split[part].append([f"{name}/{file.name}", label, name])
-    (folder / "split_zhou_Flowers.json").write_text(json.dumps(split))
-    return folder
+    """Numbered against the alphabet."""
+    return coop_layout(tmp_path / "flowers", ("lotus", "cup", "crab"))
 
 
 def watching(seen: list):
