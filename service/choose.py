@@ -16,26 +16,33 @@ log = logging.getLogger(__name__)
 
 _ROUNDS = 3
 _AGREE = 1e-3  # a larger difference of features than rounding makes; TF32 on a GPU is below it
+_AGREE_INT8 = 0.05  # the same for eight bits
 
 
 def open_backend(settings: Settings, clip: FrozenCLIP, bank: Bank, batch: int) -> Backend:
-    """Raises UnsupportedModel when ONNX Runtime is asked for and cannot run this model."""
+    """Raises UnsupportedModel when ONNX Runtime or int8 is asked for and cannot run this model."""
     plain = TorchBackend(clip, bank, settings.lower_prompts)
+    int8 = settings.precision == "int8"
+    if int8 and (settings.backend == "torch" or clip.device.type != "cpu"):
+        raise UnsupportedModel(
+            f"RMADAPTER_PRECISION=int8 is ONNX Runtime's on a CPU; here backend is"
+            f" {settings.backend} and the device {clip.device}"
+        )
     if settings.backend == "torch":
         return plain
     try:
         from service.onnx_backend import OnnxBackend
 
-        other = OnnxBackend(clip, bank, settings.cache_dir, settings.lower_prompts)
+        other = OnnxBackend(clip, bank, settings.cache_dir, settings.lower_prompts, int8)
         difference = _difference(plain, other, batch)
-        if difference > _AGREE:
+        if difference > (_AGREE_INT8 if int8 else _AGREE):
             raise RuntimeError(f"its features differ from torch's by {difference:.1e}")
     except Exception as error:  # whatever the exporter or ONNX Runtime raises
-        if settings.backend == "onnx":
+        if settings.backend == "onnx" or int8:
             raise UnsupportedModel(f"ONNX Runtime cannot run {clip.name}: {error}") from error
         log.warning("torch runs the model; ONNX Runtime cannot: %s", error)
         return plain
-    return other if settings.backend == "onnx" else faster(plain, other, batch)
+    return other if settings.backend == "onnx" or int8 else faster(plain, other, batch)
 
 
 def faster(one: Backend, other: Backend, batch: int) -> Backend:

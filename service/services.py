@@ -64,8 +64,8 @@ def clip_of(settings: Settings) -> FrozenCLIP:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     precision: Precision = "bf16" if device.startswith("cuda") else "fp32"
-    if settings.precision != "auto":
-        precision = settings.precision
+    if settings.precision != "auto":  # int8 is the backend's, of a float32 model
+        precision = "fp32" if settings.precision == "int8" else settings.precision
     return load_clip(settings.model, settings.pretrained, device, precision)
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from adapters.classify import prompts
-from adapters.clip import Delta, FrozenCLIP
+from adapters.clip import BUNDLED, Delta, FrozenCLIP
 from adapters.config import TowerShape
 from adapters.errors import RMAdapterError, UnsupportedModel
 from adapters.rmadapter import CLIPAdapters
@@ -166,8 +166,10 @@ class MethodSettings:
 
 
 def method_settings(clip: FrozenCLIP) -> MethodSettings:
-    """The defaults for a CLIP: the papers', but for what stands here."""
-    return MethodSettings(default_settings(clip))
+    """The defaults for a CLIP: the peers' are their papers', but that MMA's rate, whose meaning
+    depends on a model's scale, was searched for the bundled CLIP as RMAdapter's settings were."""
+    mma = MMASettings(learning_rate=5e-3) if clip.name == BUNDLED else MMASettings()
+    return MethodSettings(default_settings(clip), mma=mma)
 
 
 def fit_method(

@@ -148,9 +148,10 @@ def ten_thousand_adapters_vs_one(settings: Settings) -> Iterator[Row]:
             runner.run(load(range(SLOTS + HOST_ADAPTERS)))
             for law, weights in draws.items():
                 draw = partial(_draw, np.random.default_rng(0), weights)
-                runner.run(load(draw(300)))  # as they are after a while
-                before = resident_bytes()
                 embed = partial(_embed_all, classifier, shelf, picture)
+                runner.run(load(draw(300)))  # tiers and buffers as they are after a while
+                runner.run(embed(draw(requests)))
+                before = resident_bytes()
                 row = rates(
                     f"ten_thousand_adapters_vs_one{suffix}" + ("" if law == "zipf" else "_uniform"),
                     lambda embed=embed, draw=draw, k=requests: runner.run(embed(draw(k))),

@@ -64,6 +64,33 @@ def test_onnx_runtime_reads_what_torch_reads(
     assert difference < TOLERANCE
 
 
+def test_in_int8_features_are_alike_and_no_pictures_depend_on_those_beside_it(
+    clip: FrozenCLIP, bank: Bank, cache: Path, onnx: Backend, images: ImageSet
+) -> None:
+    small = OnnxBackend(clip, bank, cache, int8=True)
+    pixels, slots = list(images.pixels[::24].numpy()), [0, 1, 2, 3, 4, 1, 2, 0]
+    together = small.images(pixels, slots)
+    assert (together * onnx.images(pixels, slots)).sum(1).min() > 0.98
+    for i in (0, 3, 7):
+        assert np.array_equal(small.images([pixels[i]], [slots[i]])[0], together[i])
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnx"])
+def test_int8_is_taken_where_it_is_asked_for(
+    clip: FrozenCLIP, bank: Bank, cache: Path, onnx: Backend, backend: str
+) -> None:
+    asked = settings_for(backend, cache, precision="int8")
+    assert choose.open_backend(asked, clip, bank, 2).name == "onnx-int8"
+
+
+def test_int8_is_refused_where_it_is_none_of_the_backends(
+    clip: FrozenCLIP, bank: Bank, tmp_path: Path
+) -> None:
+    asked = settings_for("torch", tmp_path, precision="int8")
+    with pytest.raises(UnsupportedModel, match=r"RMADAPTER_PRECISION=int8.*backend is torch"):
+        choose.open_backend(asked, clip, bank, 2)
+
+
 def test_a_swap_is_seen_by_the_next_batch(
     clip: FrozenCLIP, plain: Backend, onnx: Backend, images: ImageSet
 ) -> None:
@@ -85,8 +112,8 @@ def test_the_export_is_made_once_for_a_models_weights(
     assert [clip.fingerprint[:16] in folder.name for folder in (cache / "onnx").iterdir()] == [True]
 
 
-def settings_for(backend: str, cache: Path) -> Settings:
-    return Settings(backend=backend, cache_dir=cache)
+def settings_for(backend: str, cache: Path, **more: str) -> Settings:
+    return Settings(backend=backend, cache_dir=cache, **more)
 
 
 @pytest.mark.parametrize("name", ["torch", "onnx"])

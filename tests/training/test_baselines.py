@@ -195,6 +195,11 @@ def test_mma_has_the_size_that_its_paper_states_on_vit_b_16():
     assert sum(p.numel() for p in MMA(*VIT_B_16, MMASettings()).parameters()) == 674_560
 
 
+def test_mma_has_its_papers_rate_but_on_the_bundled_clip(clip):
+    assert method_settings(clip).mma.learning_rate == 5e-3
+    assert replace(method_settings(clip).mma, learning_rate=1.5e-3) == MMASettings()
+
+
 def test_mma_adds_its_papers_formula_to_the_upper_blocks_alone(mma):
     blocks, x = nn.ModuleList(Normed() for _ in range(3)), torch.randn(2, 5, 8)
     added = mma.delta(mma.image, blocks)
