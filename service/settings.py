@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     pretrained: str | None = Field(None, description="its open_clip tag or weights file")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
-        "auto", description="auto: bf16 on CUDA; int8: pictures on a CPU, 1.8 times as fast on ViT-B-16"
+        "auto", description="auto: bf16 on CUDA; int8: on a CPU, 1.8 times as fast with ViT-B-16"
     )
     backend: Literal["auto", "torch", "onnx"] = Field(
         "auto", description="what runs the model; auto: the faster one, measured at the start"
