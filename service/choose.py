@@ -25,8 +25,9 @@ def open_backend(settings: Settings, clip: FrozenCLIP, bank: Bank, batch: int) -
     int8 = settings.precision == "int8"
     if int8 and (settings.backend == "torch" or clip.device.type != "cpu"):
         raise UnsupportedModel(
-            f"RMADAPTER_PRECISION=int8 is ONNX Runtime's on a CPU; here backend is"
-            f" {settings.backend} and the device {clip.device}"
+            f"RMADAPTER_PRECISION=int8 is ONNX Runtime's on a CPU; here the backend is"
+            f" {settings.backend} and the device {clip.device}: set RMADAPTER_BACKEND=auto and"
+            " RMADAPTER_DEVICE=cpu, or another precision"
         )
     if settings.backend == "torch":
         return plain

@@ -141,10 +141,15 @@ def in_int8(graph: Path) -> Path:
     """The graph with its matrix products in eight bits, made beside it now if no start has."""
     quantised = graph.with_name(f"{graph.stem}-int8.onnx")
     if not quantised.exists():
-        with tempfile.TemporaryDirectory(dir=graph.parent) as unfinished:
-            made = Path(unfinished) / quantised.name
-            quantize_dynamic(graph, made, ["MatMul", "Gemm"], per_channel=True)
-            made.rename(quantised)
+        log.warning("putting %s into eight bits, once", graph)
+        logging.disable(logging.WARNING)  # the quantiser's notes, a line a tensor
+        try:
+            with tempfile.TemporaryDirectory(dir=graph.parent) as unfinished:
+                made = Path(unfinished) / quantised.name
+                quantize_dynamic(graph, made, ["MatMul", "Gemm"], per_channel=True)
+                made.rename(quantised)
+        finally:
+            logging.disable(logging.NOTSET)
     return quantised
 
 

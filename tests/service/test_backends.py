@@ -87,7 +87,7 @@ def test_int8_is_refused_where_it_is_none_of_the_backends(
     clip: FrozenCLIP, bank: Bank, tmp_path: Path
 ) -> None:
     asked = settings_for("torch", tmp_path, precision="int8")
-    with pytest.raises(UnsupportedModel, match=r"RMADAPTER_PRECISION=int8.*backend is torch"):
+    with pytest.raises(UnsupportedModel, match=r"RMADAPTER_PRECISION=int8.*the backend is torch"):
         choose.open_backend(asked, clip, bank, 2)
 
 
