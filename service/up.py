@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0  # how often it is looked whether Redis and the worker still run
 _WORKER_STOP_SECONDS = 10.0  # then the fit in hand is left for the next start
 _GRACE_SECONDS = 30  # accepted requests are finished within it
+_KEEP_ALIVE_SECONDS = 75  # above a minute, for which balancers keep idle connections
 
 
 def up(settings: Settings) -> None:
@@ -67,6 +68,7 @@ def serve_app(services: Services, listener: socket.socket, drain_seconds: float)
         log_config=None,  # the service's own, which also says more of each request
         log_level="warning",
         access_log=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     _DrainingServer(config, services.draining, drain_seconds).run(sockets=[listener])

@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from http.client import HTTPConnection
 
 import httpx
 import pytest
@@ -36,6 +37,20 @@ def refuses(url: str) -> bool:
     except httpx.ConnectError:
         return True
     return False
+
+
+def test_a_connection_that_was_idle_for_a_while_takes_the_next_request(cluster: Cluster) -> None:
+    """Balancers keep them for a minute. uvicorn by itself closes them after five seconds, and what
+    is sent in that moment fails."""
+    connection = HTTPConnection("127.0.0.1", cluster.servers[0].settings.port)
+    connection.connect()
+    connection.auto_open = 0  # no other in its place
+    for pause in (6.0, 0.0):
+        connection.request("GET", "/healthz")
+        answer = connection.getresponse()
+        assert answer.status == 200 and answer.read()
+        time.sleep(pause)
+    connection.close()
 
 
 def test_a_rolling_restart_fails_no_request(cluster: Cluster, samples: list[Sample]) -> None:
