@@ -23,6 +23,7 @@ def open_backend(settings: Settings, clip: FrozenCLIP, bank: Bank, batch: int) -
     """Raises UnsupportedModel when ONNX Runtime or int8 is asked for and cannot run this model."""
     plain = TorchBackend(clip, bank, settings.lower_prompts)
     int8 = settings.precision == "int8"
+    asked = int8 or settings.backend == "onnx"
     if int8 and (settings.backend == "torch" or clip.device.type != "cpu"):
         raise UnsupportedModel(
             f"RMADAPTER_PRECISION=int8 is ONNX Runtime's on a CPU; here the backend is"
@@ -39,11 +40,11 @@ def open_backend(settings: Settings, clip: FrozenCLIP, bank: Bank, batch: int) -
         if difference > (_AGREE_INT8 if int8 else _AGREE):
             raise RuntimeError(f"its features differ from torch's by {difference:.1e}")
     except Exception as error:  # whatever the exporter or ONNX Runtime raises
-        if settings.backend == "onnx" or int8:
+        if asked:
             raise UnsupportedModel(f"ONNX Runtime cannot run {clip.name}: {error}") from error
         log.warning("torch runs the model; ONNX Runtime cannot: %s", error)
         return plain
-    return other if settings.backend == "onnx" or int8 else faster(plain, other, batch)
+    return other if asked else faster(plain, other, batch)
 
 
 def faster(one: Backend, other: Backend, batch: int) -> Backend:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 evaluate_app = typer.Typer(no_args_is_help=True, help="Accuracy beside peers and the paper.")
 
 _ALL = "zero-shot,lp++,tip-adapter-f,clip-lora,mma,rmadapter"
-_LORA_STEPS = 500  # its paper's
 
 Data = Annotated[Path, typer.Option(help="a zip, a folder a class, or CoOp's layout")]
 Source = Annotated[Path, typer.Option("--data", help="what to train on, as in base-to-novel")]
@@ -35,8 +34,8 @@ Methods = Annotated[str, typer.Option(help="names, by commas")]
 Seeds = Annotated[str, typer.Option(help="numbers, by commas")]
 Shots = Annotated[int, typer.Option(min=1, help="training pictures a class")]
 LoraSteps = Annotated[
-    int,
-    typer.Option(min=1, help="CLIP-LoRA's steps a shot: hours on a CPU, where 25 end in minutes"),
+    int | None,
+    typer.Option(min=1, help="CLIP-LoRA's steps a shot; unset: its paper's 500"),
 ]
 Model = Annotated[str, typer.Option(help="bundled, or open_clip's name")]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip's tag or a file")]
@@ -55,7 +54,7 @@ def base_to_novel(
     model: Model = "bundled",
     pretrained: Pretrained = None,
     device: Device = "cpu",
-    lora_steps: LoraSteps = _LORA_STEPS,
+    lora_steps: LoraSteps = None,
     ablation: Annotated[Ablation | None, typer.Option(help="the paper's rows instead")] = None,
     as_json: AsJson = False,
     plot: Plot = None,
@@ -84,7 +83,7 @@ def few_shot(
     model: Model = "bundled",
     pretrained: Pretrained = None,
     device: Device = "cpu",
-    lora_steps: LoraSteps = _LORA_STEPS,
+    lora_steps: LoraSteps = None,
     as_json: AsJson = False,
     plot: Plot = None,
 ) -> None:
@@ -115,7 +114,7 @@ def cross_dataset(
     model: Model = "bundled",
     pretrained: Pretrained = None,
     device: Device = "cpu",
-    lora_steps: LoraSteps = _LORA_STEPS,
+    lora_steps: LoraSteps = None,
     as_json: AsJson = False,
     plot: Plot = None,
 ) -> None:
@@ -140,7 +139,7 @@ def domain_generalization(
     model: Model = "bundled",
     pretrained: Pretrained = None,
     device: Device = "cpu",
-    lora_steps: LoraSteps = _LORA_STEPS,
+    lora_steps: LoraSteps = None,
     as_json: AsJson = False,
     plot: Plot = None,
 ) -> None:
@@ -165,7 +164,7 @@ def paper(
     model: Model = "ViT-B-16",
     pretrained: Pretrained = "openai",
     device: Device = "cpu",
-    lora_steps: LoraSteps = _LORA_STEPS,
+    lora_steps: LoraSteps = None,
     as_json: AsJson = False,
 ) -> None:
     """The paper's base-to-novel table, a row as each data set finishes; goes on where it stopped.
@@ -183,9 +182,9 @@ def paper(
         done = _finished(output, run)
         if len(done.keys() & set(folders)) < len(folders):
             clip = _clip(model, pretrained, device)
+            plan = _plan(clip, methods, lora_steps)
         for folder in folders:
             if folder not in done:
-                plan = _plan(clip, methods, lora_steps)
                 results = _paper_row(clip, data / folder, plan, _numbers(seeds), shots)
                 line = {"data_set": folder, "run": run, "results": results}
                 with output.open("a") as file:
@@ -259,11 +258,12 @@ def _clip(model: str, pretrained: str | None, device: str) -> "FrozenCLIP":
     return load_clip(model, pretrained, device)
 
 
-def _plan(clip: "FrozenCLIP", methods: str, lora_steps: int) -> "Plan":
+def _plan(clip: "FrozenCLIP", methods: str, lora_steps: int | None) -> "Plan":
     from training.baselines import METHODS, Fitted, Pool, fit_method, method_settings
 
     settings = method_settings(clip)
-    settings = replace(settings, lora=replace(settings.lora, steps_per_shot=lora_steps))
+    if lora_steps is not None:
+        settings = replace(settings, lora=replace(settings.lora, steps_per_shot=lora_steps))
     names = [name.strip() for name in methods.split(",")]
     unknown = [name for name in names if name not in METHODS]
     if unknown:

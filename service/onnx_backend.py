@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from onnxruntime.quantization import quantize_dynamic
 from torch import Tensor, nn
 
 from adapters.bank import Bank, TowerBank, gathered
@@ -141,6 +140,8 @@ def in_int8(graph: Path) -> Path:
     """The graph with its matrix products in eight bits, made beside it now if no start has."""
     quantised = graph.with_name(f"{graph.stem}-int8.onnx")
     if not quantised.exists():
+        from onnxruntime.quantization import quantize_dynamic  # what int8 alone needs
+
         log.warning("putting %s into eight bits, once", graph)
         logging.disable(logging.WARNING)  # the quantiser's notes, a line a tensor
         try:

@@ -114,6 +114,20 @@ def coop_layout(folder: Path, classes: Sequence[str]) -> Path:
     return folder
 
 
+def run_module(folder: Path, *command: str) -> str:
+    """What `python -m COMMAND` prints, run in a folder of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def random_adapters(clip: FrozenCLIP, seed: int, **changes: int) -> CLIPAdapters:
     """Adapters with weights that matter, as if fitted."""
     settings = default_settings(clip)

@@ -14,15 +14,10 @@ from typer.testing import CliRunner
 
 from service.cli import app
 from tests.compose import ROOT
-from tests.conftest import SHARED, Api, coop_layout, photo_folder
+from tests.conftest import SHARED, Api, coop_layout, photo_folder, run_module, shared_file
 from tests.soak import overload
 from tests.soak.overload import Overload
 from training.data import Sample
-
-
-def needs(archive: str) -> pytest.MarkDecorator:
-    absent = not (SHARED / f"{archive}.zip").exists()
-    return pytest.mark.skipif(absent, reason=f"../shared/data/{archive}.zip is not here")
 
 
 @pytest.fixture(scope="module")
@@ -86,22 +81,8 @@ def test_the_papers_table_has_a_row_a_data_set_and_goes_on_where_it_stopped(
     assert shown[0].endswith("98.40 / 94.27 / 96.29")
 
 
-def run(folder: Path, *command: str) -> str:
-    """What a module prints, run in a folder of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_a_row_of_the_benchmark_is_printed_and_saved_with_both_its_sides(tmp_path: Path) -> None:
-    shown = run(tmp_path, "tests.benchmarks", "publish")
+    shown = run_module(tmp_path, "tests.benchmarks", "publish")
     saved = json.loads((tmp_path / "benchmark.json").read_text())
     assert {"machine", "device", "rows"} == saved.keys()
     (row,) = saved["rows"]
@@ -110,28 +91,30 @@ def test_a_row_of_the_benchmark_is_printed_and_saved_with_both_its_sides(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("command", "says"),
+    ("command", "says", "needs"),
     [
-        ("tests.benchmarks.profile", "the whole request"),
-        ("tests.benchmarks.sizing", "requests to the blob store"),
-        pytest.param("tests.benchmarks.pixels --rounds 1", "peak MB", marks=needs("caltech101")),
-        pytest.param(
+        ("tests.benchmarks.profile", "the whole request", []),
+        ("tests.benchmarks.sizing", "requests to the blob store", []),
+        ("tests.benchmarks.pixels --rounds 1", "peak MB", ["caltech101.zip"]),
+        (
             "tests.benchmarks.gradient_scaling --sets photo --variants zero-shot --seeds 1",
             "zero-shot",
-            marks=needs("pacs_photo"),
+            ["pacs_photo.zip"],
         ),
-        pytest.param(
+        (
             f"training.search --data {SHARED} --sets sketch --only frozen",
             "the frozen CLIP",
-            marks=needs("pacs_sketch"),
+            ["pacs_sketch.zip"],
         ),
     ],
-    ids=lambda text: text.split()[0],
+    ids=lambda value: value.split()[0] if isinstance(value, str) else "",
 )
 def test_what_is_measured_beside_the_benchmark_can_be(
-    tmp_path: Path, command: str, says: str
+    tmp_path: Path, command: str, says: str, needs: list[str]
 ) -> None:
-    assert says in run(tmp_path, *command.split())
+    for archive in needs:
+        shared_file(archive)
+    assert says in run_module(tmp_path, *command.split())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here it would measure for an hour")
@@ -148,7 +131,7 @@ def test_every_reader_of_others_bytes_stands_a_moment_of_fuzzing_by_coverage(
     tmp_path: Path,
 ) -> None:
     """`make soak` does so for half an hour."""
-    run(tmp_path, "tests.soak", "--only", "fuzz", "--minutes", "0.1")
+    run_module(tmp_path, "tests.soak", "--only", "fuzz", "--minutes", "0.1")
     report = json.loads((tmp_path / "soak.json").read_text())["fuzz"]
     assert report["losses"] == []
     assert all(tried > 0 for tried in report["inputs tried"].values())

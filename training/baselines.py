@@ -142,7 +142,8 @@ class LoRASettings:
 @dataclass(frozen=True, slots=True)
 class MMASettings:
     """MMA (Yang et al., CVPR 2024): its published settings, and its code's where the paper says
-    nothing. Adapters sit in blocks 5…12 of 12, RMAdapter's upper two thirds."""
+    nothing. Adapters sit in blocks 5…12 of 12, RMAdapter's upper two thirds; pictures are cropped
+    and flipped at random."""
 
     rank: int = 32
     alpha: float = 1e-3
@@ -151,7 +152,6 @@ class MMASettings:
     learning_rate: float = 1.5e-3  # of SGD, between gradient scalings: as 1.5 without them
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    augment: bool = True  # random resized crops and flips
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +203,19 @@ def zero_shot(clip: FrozenCLIP, settings: MethodSettings) -> Fitted:
 def _frozen(clip: FrozenCLIP, template: str) -> Callable[[Pool, Sequence[str]], Tensor]:
     def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
         return pool.features @ class_features(clip, None, classes, template).T
+
+    return cosines
+
+
+def _adapted(
+    clip: FrozenCLIP, template: str, see: Delta | None = None, read: Delta | None = None
+) -> Callable[[Pool, Sequence[str]], Tensor]:
+    """Both towers run with what the deltas add to their blocks' outputs."""
+
+    @torch.no_grad()
+    def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
+        seen = torch.cat([clip.image_upper(tokens, 1, see) for tokens in pool.chunks(clip)])
+        return seen @ text_features(clip, classes, template, read).T
 
     return cosines
 
@@ -410,18 +423,16 @@ class LoRA(nn.Module):
 
 def fit_lora(clip: FrozenCLIP, train: Pool, settings: MethodSettings, seed: int) -> Fitted:
     """CLIP-LoRA: cross-entropy alone, AdamW under a cosine, no augmentation (the paper has one)."""
-    plan, template = settings.lora, settings.fit.template
+    plan, adapted = settings.lora, _adapted(clip, settings.fit.template)
     torch.manual_seed(seed)
     lora = LoRA(clip, plan)
     shots = int(train.labels.bincount().max())
     _train_lora(clip, lora, train, settings, plan.steps_per_shot * shots)
     lora.eval()
 
-    @torch.no_grad()
     def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
         with lora.injected():
-            seen = torch.cat([clip.image_upper(tokens, 1) for tokens in pool.chunks(clip)])
-            return seen @ class_features(clip, None, classes, template).T
+            return adapted(pool, classes)
 
     return Fitted(sum(p.numel() for p in lora.parameters()), cosines)
 
@@ -521,14 +532,8 @@ def fit_mma(clip: FrozenCLIP, train: Pool, settings: MethodSettings, seed: int) 
     mma = MMA(clip.image, clip.text, settings.mma).to(clip.device)
     see = mma.delta(mma.image, clip.model.visual.transformer.resblocks)
     read = mma.delta(mma.text, clip.model.transformer.resblocks)
-    template = settings.fit.template
     _train_mma(clip, mma, (see, read), train, settings)
-
-    @torch.no_grad()
-    def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
-        seen = torch.cat([clip.image_upper(tokens, 1, see) for tokens in pool.chunks(clip)])
-        return seen @ text_features(clip, classes, template, read).T
-
+    cosines = _adapted(clip, settings.fit.template, see, read)
     return Fitted(sum(p.numel() for p in mma.parameters()), cosines)
 
 
@@ -546,9 +551,8 @@ def _train_mma(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, plan.epochs)
     for _ in range(plan.epochs):
         for rows in torch.randperm(len(train)).split(plan.batch_size):
-            pixels = train.images.pixels[rows]
             with torch.no_grad():
-                tokens = clip.image_lower(augmented(pixels) if plan.augment else pixels, first)
+                tokens = clip.image_lower(augmented(train.images.pixels[rows]), first)
             seen = clip.image_upper(tokens, first, see)
             named = clip.text_upper(words, ids, first_text, read)
             loss = F.cross_entropy(clip.logit_scale * seen @ named.T, labels[rows.to(clip.device)])
@@ -572,14 +576,7 @@ def fit_adapters(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Fitted
     """RMAdapter, as a tenant's own fit."""
     fitted = fit_rows(clip, prepare_pool(clip, train, settings), torch.arange(len(train)))
     fitted.requires_grad_(False)
-    template = settings.template
-
-    @torch.no_grad()
-    def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
-        chunks = pool.chunks(clip)
-        seen = torch.cat([clip.image_upper(x, 1, fitted.image.delta) for x in chunks])
-        return seen @ class_features(clip, fitted, classes, template).T
-
+    cosines = _adapted(clip, settings.template, fitted.image.delta, fitted.text.delta)
     losses = settings.losses
     reconstructs = losses.image_reconstruction > 0 or losses.text_reconstruction > 0
     return Fitted(trained_parameters(fitted, reconstructs), cosines)

@@ -176,8 +176,9 @@ def bf16_vs_fp32() -> Iterator[Row]:
 
 
 def int8_vs_fp32(folder: Path) -> Iterator[Row]:
-    """ONNX Runtime in int8, where pictures are run one by one, over float32 in a batch."""
-    for name in MODELS:
+    """ONNX Runtime in int8, where pictures are run one by one, over float32 in a batch. On a CPU
+    alone, as the service."""
+    for name in MODELS if DEVICE == "cpu" else ():
         clip = clip_of(name)
         bank = full_bank(clip, 9)
         small, full = OnnxBackend(clip, bank, folder, int8=True), OnnxBackend(clip, bank, folder)

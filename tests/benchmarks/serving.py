@@ -145,10 +145,10 @@ def ten_thousand_adapters_vs_one(settings: Settings) -> Iterator[Row]:
         draws = {"zipf": ranks / ranks.sum(), "uniform": np.full(10_000, 1e-4)}
         with asyncio.Runner() as runner, serving(settings, clip, shelf, SLOTS + 1) as classifier:
             load = partial(_lease_all, classifier, shelf)
+            embed = partial(_embed_all, classifier, shelf, picture)
             runner.run(load(range(SLOTS + HOST_ADAPTERS)))
             for law, weights in draws.items():
                 draw = partial(_draw, np.random.default_rng(0), weights)
-                embed = partial(_embed_all, classifier, shelf, picture)
                 runner.run(load(draw(300)))  # tiers and buffers as they are after a while
                 runner.run(embed(draw(requests)))
                 before = resident_bytes()

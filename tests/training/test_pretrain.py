@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -11,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from adapters import clip
 from tests.compose import ROOT
-from tests.conftest import photo_folder
+from tests.conftest import photo_folder, run_module
 from training.pretrain import measure, trainer
 from training.pretrain.trainer import Group, Trainer
 
@@ -59,10 +56,10 @@ def test_the_carried_files_can_be_measured_by_the_command_that_made_them(tmp_pat
             files = sorted(photos.rglob("*.jpg"))
             for file in files if name == "caltech101" else files[::9]:
                 archive.write(file, f"{file.parent.name}/{file.name}")
-    for file in (Path(clip.__file__).parent / "bundled").iterdir():
+    for file in (ROOT / "adapters" / "bundled").glob("clip-bundled.*"):
         shutil.copy(file, tmp_path)
-    command = ["--data", str(tmp_path), "--out", str(tmp_path), "--stages", "measure"]
-    subprocess.run([sys.executable, "-m", "training.pretrain", *command], check=True, cwd=ROOT)
+    places = ["--data", str(tmp_path), "--out", str(tmp_path)]
+    run_module(tmp_path, "training.pretrain", *places, "--stages", "measure")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert len(figures) == 4 + len(measure.DOMAINS)
     assert all(0 <= figure <= 1 for figure in figures.values())
