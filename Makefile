@@ -34,9 +34,10 @@ gpu: setup  ## what a GPU changes: its tests, then every speed figure on it
 soak: setup  ## kills, isolation, overload, fuzzing: hours; make soak SOAK="--minutes 5 --rounds 10"
 	$(BIN)/python -m tests.soak $(SOAK)
 
-check: setup audit  ## lint, format, types, layering, unsafe calls, known holes
+check: setup audit  ## lint, format, spelling, types, layering, unsafe calls, known holes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive adapters training service

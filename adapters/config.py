@@ -43,9 +43,9 @@ class AdapterConfig:
 class LossWeights:
     """λ1…λ4 of equations (11)–(13) and (17).
 
-    λ1 and λ2 weigh a *relative* squared error, ‖z − rec(z)‖² / ‖z‖² meaned over a block's tokens
+    λ1 and λ2 weigh a *relative* squared error, ‖z − rec(z)‖² / ‖z‖² averaged over a block's tokens
     and summed over blocks, so that their meaning depends neither on the model's scale nor on its
-    width. λ3 and λ4 weigh the sum over dimensions of |x_a − x| between unit vectors, meaned over
+    width. λ3 and λ4 weigh the sum over dimensions of |x_a − x| between unit vectors, averaged over
     the batch or the classes.
     """
 

@@ -7,19 +7,45 @@ filters are others. `python -m tests.benchmarks.pixels` measures them side by si
 """
 
 import io
+import struct
 import warnings
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from pi_heif import register_heif_opener
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from adapters.errors import BadImage
+from adapters.srgb import orientation, to_srgb, upright
 
 Pixels = NDArray[np.uint8]  # [3, S, S], RGB
 _Box = tuple[float, float, float, float]  # left, top, right, bottom
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # what phones, browsers and scanners write
+# What phones, browsers, scanners and microscopes write. Pillow reads MPO as JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+_READ = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC"
+_OTHERS = {  # how formats begin that are not read: (offset, bytes) → name
+    (0, b"\x00\x00\x00\x0cjP  "): "JPEG 2000",
+    (0, b"\xff\x4f\xff\x51"): "JPEG 2000",
+    (0, b"\xff\x0a"): "JPEG XL",
+    (0, b"\x00\x00\x00\x0cJXL "): "JPEG XL",
+    (0, b"%PDF"): "PDF",
+    (0, b"<svg"): "SVG",
+    (0, b"<?xml"): "XML or SVG",
+    (0, b"<!DOCTYPE"): "HTML",
+    (0, b"<html"): "HTML",
+    (0, b"8BPS"): "Photoshop",
+    (0, b"\x00\x00\x01\x00"): "icon (ICO)",
+    (0, b"PK\x03\x04"): "zip archive",
+    (0, b"\x1f\x8b"): "gzip archive",
+    (4, b"ftypcrx"): "camera raw (CR3)",
+    (4, b"ftyp"): "video",
+    (0, b"\x1aE\xdf\xa3"): "video",
+    (8, b"AVI "): "video",
+}
 _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -33,9 +59,17 @@ _GAP = 3
 # such as a phone's film behind its photo, hold the two bytes 300 times by chance.
 _JPEG, _SCAN, _MAX_SCANS = b"\xff\xd8", b"\xff\xda", 500
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that Pillow unpacks, and fails at large ones
+_MAX_TEXT, _MAX_TEXTS = 2**20, 2**24  # bytes of one such chunk once unpacked, and of all
+_END_OF_IMAGE, _BLOCK = b"\xff\xd9", 16  # of a JPEG: its last marker; rows of a block at most
+_ENOUGH = 0.95  # of a cut JPEG's rows, and a block: less is refused
+
 # Pillow warns of odd metadata and large pictures; what matters here is refused below. Said once for
 # the process: `catch_warnings` in threads that overlap leaves every later warning silent.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+Image.MAX_IMAGE_PIXELS = None  # `ImageLimits` decides, before anything is unpacked
+register_heif_opener(thumbnails=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +90,24 @@ class ImageLimits:
     max_pixels: int = 50_000_000  # a 50-megapixel photo, 200 MB if not a JPEG
 
 
-def decode(data: bytes, spec: PixelSpec, limits: ImageLimits = ImageLimits()) -> Pixels:
+def decode(
+    data: bytes,
+    spec: PixelSpec,
+    limits: ImageLimits = ImageLimits(),
+    warn: Callable[[str], None] = lambda _: None,
+) -> Pixels:
     """Decodes one picture upright, resizes its shortest side to `spec.size` and crops the centre.
 
+    Args:
+        data: the file as it was sent.
+        spec: the size and the resampling that the model wants.
+        limits: the largest picture that is decoded.
+        warn: is told what is wrong with a picture that could be read all the same.
+
     Returns:
-        uint8 [3, S, S], equal to torchvision's Resize and CenterCrop on the PIL image while the
-        shortest side is under 5·S, and as good as equal above (a mean difference under 1 of 255).
+        uint8 [3, S, S] in sRGB, equal to torchvision's Resize and CenterCrop on the PIL image while
+        the shortest side is under 5·S, and as good as equal above (a mean difference under 1 of
+        255).
 
     Raises:
         BadImage: empty, unknown format, cut short, or past a limit; says which.
@@ -72,7 +118,7 @@ def decode(data: bytes, spec: PixelSpec, limits: ImageLimits = ImageLimits()) ->
         raise BadImage(f"{len(data):,} bytes, more than the {limits.max_bytes:,} allowed")
     if data.startswith(_JPEG) and data.count(_SCAN) > _MAX_SCANS:
         raise BadImage(f"a JPEG of more than {_MAX_SCANS} scans")
-    image, box = _open(data, spec.size, limits)
+    image, box = _open(data, spec.size, limits, warn)
     return _crop(image, box, spec)
 
 
@@ -90,26 +136,110 @@ def thumbnail(data: bytes, size: int, limits: ImageLimits = ImageLimits()) -> by
 def media_type(data: bytes) -> str:
     """What the bytes of a picture that was decoded before are: image/jpeg, …"""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return Image.MIME[image.format or "JPEG"]
+        kind = "JPEG" if image.format in (None, "MPO") else str(image.format)
+        return Image.MIME[kind]
 
 
-def _open(data: bytes, size: int, limits: ImageLimits) -> tuple[Image.Image, _Box]:
-    """The picture upright in RGB, maybe at reduced scale, and the part of it that is picture."""
+def _open(
+    data: bytes, size: int, limits: ImageLimits, warn: Callable[[str], None]
+) -> tuple[Image.Image, _Box]:
+    """The picture upright in sRGB, maybe at reduced scale, and the part of it that is picture."""
+    if data.startswith(_PNG):
+        data = _without_large_texts(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_shape(*image.size, limits)
-        whole = (0, 0, *image.size)
-        draft = image.draft(None, (_GAP * size, _GAP * size))
-        box = _turn_upright(image, draft[1] if draft else whole)
-        return image if image.mode == "RGB" else image.convert("RGB"), box
+        file, draft = _begin(data, size, limits)
+        try:
+            file.load()
+        except OSError:
+            if not _nearly_whole(file):
+                raise
+            file, draft = _begin(data + _END_OF_IMAGE, size, limits)
+            file.load()
+            warn("the JPEG is cut short: its last rows may be missing")
+        box = draft or (0, 0, *file.size)
+        turn = orientation(file)  # after the load: it may stand last
+        image = upright(file, turn)
+        return to_srgb(image), _turned(box, image.size, turn)
     except BadImage:
         raise
-    except Image.DecompressionBombError as error:
-        raise BadImage(f"more than {limits.max_pixels:,} pixels") from error
     except UnidentifiedImageError as error:
-        raise BadImage(f"not a picture in a known format ({', '.join(FORMATS)})") from error
+        raise BadImage(_unknown(data)) from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, …
         raise BadImage("the picture is broken or cut short") from error
+
+
+def _unknown(data: bytes) -> str:
+    for (offset, start), name in _OTHERS.items():
+        if data[offset : offset + len(start)] == start:
+            found = f"this is a file of the format {name}"
+            break
+    else:
+        found = "its format is unknown"
+    return f"not a picture in a known format ({_READ}): {found}; export it as JPEG or PNG"
+
+
+def _begin(data: bytes, size: int, limits: ImageLimits) -> tuple[ImageFile.ImageFile, _Box | None]:
+    """Reads a picture's head: the file, and the part that is picture where it is scaled."""
+    file = Image.open(io.BytesIO(data), formats=FORMATS)
+    _check_shape(*file.size, limits)
+    draft = file.draft(None, (_GAP * size, _GAP * size))
+    return file, draft[1] if draft else None
+
+
+def _nearly_whole(file: ImageFile.ImageFile) -> bool:
+    """Whether a JPEG whose decoding failed lacks so little that viewers show it too.
+
+    A camera that stops early leaves out the last bytes. The decoder writes a row of blocks when it
+    has the next one, into a picture of zeros; a progressive JPEG is written at its end alone.
+    """
+    if file.format not in ("JPEG", "MPO"):
+        return False
+    file.tile = []  # what is there counts as loaded
+    brightest = np.asarray(file).reshape(file.height, -1).max(axis=1)
+    rows = int(np.flatnonzero(brightest).max(initial=-1)) + 1
+    return rows > 0 and rows + _BLOCK >= _ENOUGH * file.height
+
+
+def _without_large_texts(data: bytes) -> bytes:
+    """A PNG without the texts and profiles that are too large or broken; the pixels stay."""
+    kept, total, dropped = [_PNG], 0, False
+    for kind, chunk in _chunks(data):
+        if kind in _TEXTS:
+            length = _unpacked_length(kind, chunk[8:-4])
+            total += length or 0
+            if length is None or total > _MAX_TEXTS:
+                dropped = True
+                continue
+        kept.append(chunk)
+    return b"".join(kept) if dropped else data
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(type, whole chunk) of a PNG, RFC 2083 section 3.2; what follows a broken one comes last."""
+    at = len(_PNG)
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        yield data[at + 4 : at + 8], data[at : at + 12 + length]
+        at += 12 + length
+    if at < len(data):
+        yield b"", data[at:]
+
+
+def _unpacked_length(kind: bytes, body: bytes) -> int | None:
+    """Bytes of a text chunk's body once unpacked; None where it is too large or broken."""
+    packed = kind in (b"zTXt", b"iCCP")
+    text = body.partition(b"\0")[2][1:]  # behind the keyword and the method
+    if kind == b"iTXt":
+        packed = body.partition(b"\0")[2][:1] == b"\1"
+        text = text[1:].partition(b"\0")[2].partition(b"\0")[2]  # behind two language fields
+    if not packed:
+        return len(body) if len(body) <= _MAX_TEXT else None
+    unpacker = zlib.decompressobj()
+    try:
+        length = len(unpacker.decompress(text, _MAX_TEXT))
+    except zlib.error:
+        return None
+    return length if unpacker.eof else None
 
 
 def _check_shape(width: int, height: int, limits: ImageLimits) -> None:
@@ -119,20 +249,17 @@ def _check_shape(width: int, height: int, limits: ImageLimits) -> None:
         raise BadImage(f"{width}×{height} is too narrow a strip to classify")
 
 
-def _turn_upright(image: Image.Image, box: _Box) -> _Box:
-    """Loads and turns the picture as its EXIF says; returns where the box, at its top left, went.
+def _turned(box: _Box, size: tuple[int, int], turn: int) -> _Box:
+    """Where the box, at the top left, went when the picture was turned to `size`.
 
     A 1001-pixel side is decoded to an eighth in 126 pixels, of which 125.125 are picture. Taken for
     126, everything would shift by up to half a pixel of the result.
     """
-    image.load()
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)  # after load: it may stand last
-    ImageOps.exif_transpose(image, in_place=True)
     _, _, width, height = box
-    if orientation in (5, 6, 7, 8):  # turned by 90°, or mirrored in a diagonal
+    if turn in (5, 6, 7, 8):  # turned by 90°, or mirrored in a diagonal
         width, height = height, width
-    left = image.width - width if orientation in (2, 3, 6, 7) else 0  # the left was right or below
-    top = image.height - height if orientation in (3, 4, 7, 8) else 0
+    left = size[0] - width if turn in (2, 3, 6, 7) else 0  # the left was right or below
+    top = size[1] - height if turn in (3, 4, 7, 8) else 0
     return left, top, left + width, top + height
 
 

@@ -109,7 +109,7 @@ class Reconstruction:
 
 
 def consistency_error(adapted: Tensor, frozen: Tensor) -> Tensor:
-    """Σ_d |x_a − x| between unit features [N, e], equation (17), meaned over N; a scalar."""
+    """Σ_d |x_a − x| between unit features [N, e], equation (17), averaged over N; a scalar."""
     return (adapted - frozen).abs().sum(-1).mean()
 
 

@@ -2,6 +2,8 @@
 
 import os
 
+__version__ = "0.1.0"
+
 # ONNX Runtime reports its sessions to Microsoft from 1.29 on, and open_clip's hub its users, unless
 # told not to before they are imported. Who wants to may set these to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -20,18 +20,18 @@ from pydantic import SecretStr
 
 from adapters.bank import AdapterWeights, export
 from adapters.clip import FrozenCLIP, load_clip
-from adapters.memory import keep_freed_memory
+from adapters.malloc import keep_freed_memory
 from adapters.rmadapter import CLIPAdapters
-from service.app import create_app
 from service.client import Client
 from service.demo.__main__ import PHOTOS
+from service.embedded.redis_server import RedisServer
 from service.errors import TooMany
-from service.redis_server import RedisServer
-from service.registry.rates import Rate, Rates
-from service.registry.store import connect
-from service.services import Services, open_services
+from service.http.app import create_app
+from service.http.server import listen
+from service.records.rates import Rate, Rates
+from service.records.store import connect
 from service.settings import Settings
-from service.up import listen
+from service.wiring import Services, open_services
 from training.data import ImageSet, Sample, image_set, read_samples
 from training.fit import default_settings
 

@@ -138,7 +138,7 @@ def test_every_service_volume_and_network_that_is_named_exists(compose: dict) ->
 def test_the_containers_time_to_stop_is_longer_than_the_drain(compose: dict) -> None:
     drain = Settings.model_fields["drain_seconds"].default
     assert compose["services"]["api"]["stop_grace_period"] == "40s"
-    assert drain + 30 < 40  # service.up finishes accepted requests within 30 s
+    assert drain + 30 < 40  # service.embedded finishes accepted requests within 30 s
 
 
 def test_every_variable_that_compose_reads_is_in_the_example() -> None:

@@ -21,7 +21,7 @@ import pytest
 import redis
 
 from service.client import Client
-from service.redis_server import find_server
+from service.embedded.redis_server import find_server
 from tests.compose import CPU, MAIN, ROOT, load
 from tests.conftest import run_job, upload, wait_for
 from training.data import Sample

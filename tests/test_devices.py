@@ -6,10 +6,10 @@ import torch
 
 from adapters.bank import Bank
 from adapters.clip import FrozenCLIP, load_clip
-from service.backends import TorchBackend
-from service.onnx_backend import OnnxBackend
-from service.services import batch_size
+from service.inference.onnx_backend import OnnxBackend
+from service.inference.torch_backend import TorchBackend
 from service.settings import Settings
+from service.wiring import batch_size
 from tests.conftest import random_weights
 from training.data import ImageSet
 from training.fit import class_features, default_settings, fit, image_features

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from typer.main import get_command
 
 from service.cli import app as command_line
-from service.routes.health import router
+from service.http.routes.health import router
 from service.settings import Settings
 from tests.compose import ROOT
 from training.jobs import QUEUE, make_broker

@@ -95,3 +95,12 @@ def few_shot(labels: Tensor, shots: int, seed: int) -> tuple[Tensor, Tensor]:
         rows = order[labels[order] == label]
         rank[rows] = torch.arange(len(rows))
     return (rank < shots).nonzero().squeeze(1), (rank >= shots).nonzero().squeeze(1)
+
+
+def check_label_counts(labels: dict[str, int], min_images: int) -> None:
+    """Raises BadDataset naming what is missing: two classes, `min_images` in each."""
+    if len(labels) < 2:
+        raise BadDataset(f"a fit needs at least 2 classes, the data set has {len(labels)}")
+    few = [f"{label} ({count})" for label, count in labels.items() if count < min_images]
+    if few:
+        raise BadDataset(f"fewer than {min_images} images in {', '.join(few)}")

@@ -18,18 +18,13 @@ import torch
 
 from adapters.clip import FrozenCLIP, load_clip
 from adapters.config import LossWeights
-from adapters.memory import keep_freed_memory
-from training.baselines import (
-    Fitted,
-    Pool,
-    fit_adapters,
-    fit_mma,
-    make_pool,
-    method_settings,
-    zero_shot,
-)
+from adapters.malloc import keep_freed_memory
 from training.data import Sample, few_shot, image_set, read_samples
 from training.fit import FitSettings
+from training.peers import method_settings, zero_shot
+from training.peers.mma import fit_mma
+from training.peers.pool import Fitted, Pool, make_pool
+from training.peers.rmadapter import fit_adapters
 from training.protocols import Plan, harmonic_mean
 
 CLASSES, SHOTS, HELD_BACK = 40, 16, 10
@@ -69,7 +64,7 @@ def plan(clip: FrozenCLIP) -> Plan:
 
     def mma(rate: float) -> Callable[[Pool, int], Fitted]:
         changed = replace(settings, mma=replace(settings.mma, learning_rate=rate))
-        return lambda train, seed: fit_mma(clip, train, changed, seed)
+        return lambda train, seed: fit_mma(clip, train, changed.fit.template, changed.mma, seed)
 
     frozen: Plan = {"the frozen CLIP": lambda train, seed: zero_shot(clip, settings)}
     named = {name: ours(changed) for name, changed in candidates(settings.fit)}

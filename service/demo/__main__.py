@@ -17,8 +17,8 @@ from rich.table import Table
 
 from adapters.errors import RMAdapterError
 from service.cli import follow
+from service.cli.terminal import errors, out
 from service.client import Client, Json
-from service.console import errors, out
 
 PHOTOS = Path(__file__).parent / "photos"
 NEW_NAMES = ("starfish", "umbrella")  # classes that the fit does not see

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adapters.memory import keep_freed_memory
+from adapters.malloc import keep_freed_memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from adapters.memory import keep_freed_memory
+from adapters.malloc import keep_freed_memory
 from service.settings import Settings
 from tests.benchmarks import model, place, serving
 from tests.benchmarks.compare import Row

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from adapters.clip import load_clip
-from adapters.memory import keep_freed_memory
+from adapters.malloc import keep_freed_memory
 from adapters.rmadapter import CLIPAdapters, RMAdapter
 from training import fit as fitting
-from training.baselines import Scaled
 from training.data import ImageSet, few_shot, image_set, read_samples
+from training.peers.mma import Scaled
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 BASE = 4

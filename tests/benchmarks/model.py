@@ -16,8 +16,9 @@ from adapters.bank import Bank
 from adapters.classify import TEMPLATE, prompts
 from adapters.clip import FrozenCLIP, load_clip
 from adapters.pixels import decode
-from service.backends import Backend, TorchBackend
-from service.onnx_backend import OnnxBackend
+from service.inference.onnx_backend import OnnxBackend
+from service.inference.protocol import Backend
+from service.inference.torch_backend import TorchBackend
 from tests.benchmarks import naive
 from tests.benchmarks.compare import Row, rates
 from tests.conftest import SHARED, random_weights

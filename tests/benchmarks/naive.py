@@ -12,7 +12,7 @@ from adapters.classify import prompts, scores
 from adapters.clip import Delta, FrozenCLIP
 from adapters.pixels import decode
 from adapters.rmadapter import CLIPAdapters, Reconstruction, total_loss
-from service.backends import TorchBackend
+from service.inference.torch_backend import TorchBackend
 from training.data import Sample
 from training.fit import FitSettings, rate_at, steps_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from service.redis_server import RedisServer
+from service.embedded.redis_server import RedisServer
 from service.settings import Settings
 from tests.conftest import ADMIN_KEY
 

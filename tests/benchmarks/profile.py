@@ -12,10 +12,10 @@ import torch
 
 from adapters.bank import FROZEN
 from adapters.classify import prompts
-from adapters.memory import keep_freed_memory
+from adapters.malloc import keep_freed_memory
 from adapters.pixels import decode
-from service.backends import TorchBackend
-from service.engine import Row
+from service.inference.engine import Row
+from service.inference.torch_backend import TorchBackend
 from tests.benchmarks import place
 from tests.benchmarks.model import clip_of, full_bank
 from tests.benchmarks.serving import CLASSES, photo, running

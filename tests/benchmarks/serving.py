@@ -18,14 +18,14 @@ from PIL import Image
 from adapters.artifact import Artifact, Manifest, encode
 from adapters.clip import FrozenCLIP
 from adapters.pixels import decode
-from service.choose import open_backend
-from service.classifier import Classifier, Limits, Question, Upload
-from service.engine import Engine
-from service.engine import Row as EngineRow
-from service.registry.adapters import Version, version_of
-from service.services import batch_size, image_limits
+from service.inference.backends import open_backend
+from service.inference.classifier import Classifier, Limits, Question, Upload
+from service.inference.engine import Engine
+from service.inference.engine import Row as EngineRow
+from service.inference.tiers import Tiers
+from service.records.adapters import Version, version_of
 from service.settings import Settings
-from service.tiers import Tiers
+from service.wiring import batch_size, image_limits
 from tests.benchmarks import naive
 from tests.benchmarks.clients import Caller
 from tests.benchmarks.compare import Row, rates

@@ -16,11 +16,11 @@ from rich.table import Table
 from adapters.artifact import Artifact, Manifest, encode
 from adapters.bank import Bank
 from adapters.clip import FrozenCLIP, load_clip
-from service.blobs import Blobs
 from service.client import Client
 from service.demo.__main__ import PHOTOS
-from service.registry import Registry
-from service.registry.store import Store
+from service.records import Registry
+from service.records.blobs import Blobs
+from service.records.store import Store
 from tests.benchmarks import place
 from tests.conftest import Api, random_weights, start_api
 from tests.soak.kills import add_version

@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from adapters.clip import FrozenCLIP
 from service.client import Client, ClientError
+from service.http.server import listen
 from service.settings import Settings
-from service.up import listen
 from tests.conftest import ADMIN_KEY, Api, run_job, upload, wait_for
 from training.data import Sample, image_set
 from training.fit import class_features, image_features

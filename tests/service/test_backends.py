@@ -11,9 +11,9 @@ import torch
 from adapters.bank import Bank
 from adapters.clip import FrozenCLIP
 from adapters.errors import UnsupportedModel
-from service import choose, onnx_backend
-from service.backends import Backend, LowerText, TorchBackend
-from service.onnx_backend import OnnxBackend
+from service.inference import backends, onnx_backend
+from service.inference.onnx_backend import OnnxBackend
+from service.inference.torch_backend import Backend, LowerText, TorchBackend
 from service.settings import Settings
 from tests.conftest import random_weights
 from training.data import ImageSet
@@ -80,7 +80,7 @@ def test_int8_is_taken_where_it_is_asked_for(
     clip: FrozenCLIP, bank: Bank, cache: Path, onnx: Backend, backend: str
 ) -> None:
     asked = settings_for(backend, cache, precision="int8")
-    assert choose.open_backend(asked, clip, bank, 2).name == "onnx-int8"
+    assert backends.open_backend(asked, clip, bank, 2).name == "onnx-int8"
 
 
 def test_int8_is_refused_where_it_is_none_of_the_backends(
@@ -88,7 +88,7 @@ def test_int8_is_refused_where_it_is_none_of_the_backends(
 ) -> None:
     asked = settings_for("torch", tmp_path, precision="int8")
     with pytest.raises(UnsupportedModel, match=r"RMADAPTER_PRECISION=int8.*the backend is torch"):
-        choose.open_backend(asked, clip, bank, 2)
+        backends.open_backend(asked, clip, bank, 2)
 
 
 def test_a_swap_is_seen_by_the_next_batch(
@@ -120,7 +120,7 @@ def settings_for(backend: str, cache: Path, **more: str) -> Settings:
 def test_the_backend_that_is_asked_for_runs(
     clip: FrozenCLIP, bank: Bank, cache: Path, onnx: Backend, name: str
 ) -> None:
-    assert choose.open_backend(settings_for(name, cache), clip, bank, 2).name == name
+    assert backends.open_backend(settings_for(name, cache), clip, bank, 2).name == name
 
 
 def test_auto_takes_the_faster_one(clip: FrozenCLIP, plain: Backend) -> None:
@@ -133,8 +133,8 @@ def test_auto_takes_the_faster_one(clip: FrozenCLIP, plain: Backend) -> None:
             return features
 
     slow = Slow(clip, Bank(clip.image, clip.text, 3, 32, 3, 2))
-    assert choose.faster(slow, plain, 2) is plain
-    assert choose.faster(plain, slow, 2) is plain
+    assert backends.faster(slow, plain, 2) is plain
+    assert backends.faster(plain, slow, 2) is plain
 
 
 def test_where_onnx_runtime_cannot_auto_says_why_and_takes_torch(
@@ -149,10 +149,10 @@ def test_where_onnx_runtime_cannot_auto_says_why_and_takes_torch(
 
     monkeypatch.setattr(onnx_backend, "exported", refuse)
     with caplog.at_level(logging.WARNING):
-        assert choose.open_backend(settings_for("auto", tmp_path), clip, bank, 2).name == "torch"
+        assert backends.open_backend(settings_for("auto", tmp_path), clip, bank, 2).name == "torch"
     assert "no such operator" in caplog.text
     with pytest.raises(UnsupportedModel, match="no such operator"):
-        choose.open_backend(settings_for("onnx", tmp_path), clip, bank, 2)
+        backends.open_backend(settings_for("onnx", tmp_path), clip, bank, 2)
 
 
 def test_features_that_differ_are_not_served(
@@ -161,7 +161,7 @@ def test_features_that_differ_are_not_served(
     right = OnnxBackend.images
     monkeypatch.setattr(OnnxBackend, "images", lambda *given: right(*given) + np.float32(0.01))
     with pytest.raises(UnsupportedModel, match="differ from torch's"):
-        choose.open_backend(settings_for("onnx", cache), clip, bank, 2)
+        backends.open_backend(settings_for("onnx", cache), clip, bank, 2)
 
 
 def test_an_export_cut_short_leaves_nothing_that_is_taken_for_one(

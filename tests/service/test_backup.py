@@ -14,17 +14,17 @@ from typer.testing import CliRunner
 from adapters.artifact import Artifact, Manifest, encode
 from adapters.clip import FrozenCLIP
 from adapters.errors import RMAdapterError
-from service.backup import backup, restore_backup
-from service.blobs import Blobs
 from service.cli import app
 from service.client import Client
+from service.embedded import stopped
+from service.embedded.redis_server import RedisServer
 from service.errors import Conflict, Invalid, NewerFormat, NotFound
-from service.redis_server import RedisServer
-from service.registry import Registry, open_registry
-from service.restore import restore
-from service.services import registry_of
+from service.records import Registry, open_registry
+from service.records.backup import backup, restore_backup
+from service.records.blobs import Blobs
+from service.records.restore import restore
 from service.settings import Settings
-from service.up import stopped
+from service.wiring import registry_of
 from tests.conftest import Api, random_weights, start_api, upload
 from training.data import Sample
 

@@ -8,8 +8,8 @@ import pytest
 
 from adapters.clip import FrozenCLIP
 from adapters.pixels import ImageLimits
-from service import classifier
-from service.classifier import Classifier, Limits
+from service.inference import classifier
+from service.inference.classifier import Classifier, Limits
 
 
 def test_a_floods_pictures_leave_threads_for_another_tenants(

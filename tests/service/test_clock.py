@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import redis
 
+from service.embedded.redis_server import RedisServer, carried_server
 from service.errors import Conflict, TooMany
-from service.redis_server import RedisServer, carried_server
-from service.registry import Registry, open_registry
-from service.registry.jobs import LEASE_SECONDS, JobSpec
-from service.registry.rates import Rate
+from service.records import Registry, open_registry
+from service.records.jobs import LEASE_SECONDS, JobSpec
+from service.records.rates import Rate
 from service.settings import Settings
 from tests.conftest import Api, rates, start_worker, taken, upload, wait_for
 from training.data import Sample

@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from service.cli import app
-from service.console import coloured, table_of
+from service.cli.terminal import coloured, table_of
 from tests.conftest import Api, photo_folder, random_weights  # noqa: F401 (fixtures use it)
 
 runner = CliRunner()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from service.engine import Engine, FairQueue, Row
 from service.errors import TooMany, Unavailable
+from service.inference.engine import Engine, FairQueue, Row
 
 
 @dataclass(frozen=True)

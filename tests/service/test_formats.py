@@ -13,14 +13,14 @@ from adapters.clip import FrozenCLIP
 from service.cli import app
 from service.client import Client
 from service.demo.__main__ import PHOTOS
+from service.embedded.redis_server import RedisServer
 from service.errors import NewerFormat
-from service.redis_server import RedisServer
-from service.registry import open_registry
-from service.registry.formats import BLOB
-from service.registry.store import FORMAT_KEY
-from service.restore import restore
-from service.services import broker_of, registry_of
+from service.records import open_registry
+from service.records.formats import BLOB
+from service.records.restore import restore
+from service.records.store import FORMAT_KEY
 from service.settings import Settings
+from service.wiring import broker_of, registry_of
 from tests.conftest import start_api
 from tests.fixtures.records import EMBEDDINGS, dump, load
 from training.jobs import QUEUE, FitJob

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from service.client import Client
-from service.restore import restore
+from service.records.restore import restore
 from tests.conftest import Api, upload
 from training.data import Sample
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.importing import (
+from service.cli.imports import (
     BadImport,
     from_coco,
     from_csv,

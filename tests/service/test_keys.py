@@ -9,9 +9,9 @@ import pytest
 
 from service.client import Client
 from service.errors import OverQuota, Unauthorized
-from service.registry import Registry, open_registry
-from service.registry.tenants import Grant, hash_key
-from service.restore import restore
+from service.records import Registry, open_registry
+from service.records.restore import restore
+from service.records.tenants import Grant, hash_key
 from service.settings import Settings
 from tests.conftest import Api
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.app import document
+from service.http.app import document
 
 FILE = Path(__file__).parents[2] / "docs" / "openapi.json"
 MADE = document()

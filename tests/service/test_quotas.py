@@ -15,10 +15,10 @@ from adapters.artifact import Artifact, Manifest, encode
 from adapters.clip import FrozenCLIP
 from service.client import Client
 from service.errors import NotFound, OverQuota, Unavailable
-from service.registry import Registry, open_registry
-from service.registry.datasets import Usage
-from service.registry.jobs import Jobs, JobSpec
-from service.restore import restore
+from service.records import Registry, open_registry
+from service.records.datasets import Usage
+from service.records.jobs import Jobs, JobSpec
+from service.records.restore import restore
 from service.settings import Settings
 from tests.conftest import Api, away_from_workers, random_weights, start_api, upload
 from training.data import Sample
@@ -132,7 +132,7 @@ def test_a_picture_that_could_not_be_stored_is_not_counted(
 def test_a_place_that_a_dead_server_took_is_free_again_after_a_while(
     registry: Registry, tenant: str, dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.registry.datasets._RESERVED_SECONDS", 1)
+    monkeypatch.setattr("service.records.datasets._RESERVED_SECONDS", 1)
     for number in range(2):
         registry.datasets.add(tenant, dataset, picture(number))
     registry.datasets._take_place(tenant, 100)  # and then its server died

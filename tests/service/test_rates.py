@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from adapters.clip import FrozenCLIP
+from service.embedded.redis_server import RedisServer
 from service.errors import TooMany
-from service.redis_server import RedisServer
-from service.registry.rates import Rate, Rates
+from service.records.rates import Rate, Rates
 from service.settings import Settings
 from tests.conftest import Api, rates, start_api, taken
 from training.data import Sample

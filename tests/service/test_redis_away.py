@@ -6,8 +6,8 @@ import pytest
 from adapters.artifact import Artifact, Manifest, encode
 from adapters.clip import FrozenCLIP
 from service.client import Client, ClientError
-from service.redis_server import RedisServer
-from service.restore import restore
+from service.embedded.redis_server import RedisServer
+from service.records.restore import restore
 from tests.conftest import Api, random_weights
 from training.data import Sample
 

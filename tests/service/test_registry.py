@@ -7,10 +7,10 @@ import pytest
 from adapters.artifact import Artifact, Manifest, encode
 from adapters.clip import FrozenCLIP
 from service.errors import Conflict, NotFound, OverQuota, Unauthorized
-from service.registry import Registry, open_registry
-from service.registry.jobs import JobSpec
-from service.registry.tenants import Grant
-from service.restore import restore
+from service.records import Registry, open_registry
+from service.records.jobs import JobSpec
+from service.records.restore import restore
+from service.records.tenants import Grant
 from service.settings import Settings
 from tests.conftest import away_from_workers, random_weights
 from training.data import Sample

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.redis_server import RedisServer
+from service.embedded.redis_server import RedisServer
 from service.settings import Settings
 from tests.conftest import ADMIN_KEY, Api
 from training.data import Sample
@@ -104,7 +104,7 @@ def test_a_path_cannot_write_lines_into_the_log(
         tenant._http.get("/v1/datasets/x%0aERROR%20forged%1b[31m")
     if how == "hangs":
         os.kill(server._process.pid, signal.SIGCONT)
-    written = [r.getMessage() for r in caplog.records if r.name == "service.app"]
+    written = [r.getMessage() for r in caplog.records if r.name == "service.http.app"]
     assert written
     assert not any("\n" in line or "\x1b" in line for line in written)
 

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 from pydantic import SecretStr
 
-from service.blobs import Blobs
+from service.records.blobs import Blobs
 from service.settings import Settings
 from tests.compose import MAIN, load
 

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from adapters.clip import FrozenCLIP
-from service.blobs import Blobs
 from service.client import Client
-from service.redis_server import RedisServer
+from service.embedded.redis_server import RedisServer
+from service.records.blobs import Blobs
 from service.settings import Settings
 from tests.conftest import Api, start_api, wait_for
 from tests.soak.cluster import free_port
@@ -24,7 +24,7 @@ from training.data import Sample
 GIVEN_UP_SECONDS = 25.0  # the object store's own limit is 20
 _PUT_FOREVER = """
 import itertools, sys
-from service.blobs import Blobs
+from service.records.blobs import Blobs
 blobs = Blobs(sys.argv[1])
 print("ready", flush=True)
 for i in itertools.count():
@@ -33,15 +33,16 @@ for i in itertools.count():
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[int]:
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of an S3-protocol server with a bucket."""
+    log = tmp_path_factory.mktemp("s3") / "moto.log"
     port = free_port()
     code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
-    server = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with log.open("wb") as stream:
+        server = subprocess.Popen([sys.executable, "-c", code], stdout=stream, stderr=stream)
 
     def made() -> bool:
+        assert server.poll() is None, log.read_text()
         try:
             return httpx.put(f"http://127.0.0.1:{port}/bucket").is_success
         except httpx.HTTPError:

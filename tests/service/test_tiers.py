@@ -9,10 +9,10 @@ from adapters.artifact import Artifact, Manifest, encode, sha256
 from adapters.bank import Bank
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadArtifact, DoesNotFit
-from service.backends import TorchBackend
-from service.engine import Engine
-from service.registry.adapters import Version, version_of
-from service.tiers import Tiers
+from service.inference.engine import Engine
+from service.inference.tiers import Tiers
+from service.inference.torch_backend import TorchBackend
+from service.records.adapters import Version, version_of
 from tests.conftest import random_weights
 
 

@@ -19,15 +19,15 @@ from pydantic import SecretStr
 
 from service.cli import app
 from service.client import Client
-from service.redis_server import RedisServer
-from service.registry import Registry, open_registry
+from service.embedded.redis_server import RedisServer
+from service.records import Registry, open_registry
 from service.settings import Settings
 from tests.conftest import ADMIN_KEY, wait_for
 
 START_SECONDS = 120.0  # on cores that others use
 _CLONE_NEWNET = 0x40000000  # Linux: a namespace of networks
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["tests.soak.cluster", "service.desk", "training.worker"])
+_FORKS.set_forkserver_preload(["tests.soak.cluster", "service.worker", "training.worker"])
 
 
 class Process:

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 from pydantic import SecretStr
 
 from service.client import Client, ClientError
+from service.embedded.redis_server import find_server
 from service.settings import Settings
 from tests.conftest import ADMIN_KEY, upload, wait_for
 from tests.soak.cluster import Process, Server, Worker
@@ -88,6 +89,14 @@ def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
+class Store(NamedTuple):
+    """A running store, and the file that it prints to."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+
 class Hosts:
     """Servers and workers by the name of their host."""
 
@@ -133,14 +142,8 @@ class Hosts:
         everything: list[Process] = [*self.servers.values(), *self.workers.values()]
         with ExitStack() as stack:
             stack.enter_context(self._clients)
-            for command in self._store_commands():
-                inside = ["ip", "netns", "exec", self._stores, *command]
-                server = subprocess.Popen(
-                    inside, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-                )
-                stack.callback(server.wait)
-                stack.callback(server.kill)
-            wait_for(self._bucket_is_there)
+            stores = [stack.enter_context(self._store(n, c)) for n, c in self._store_commands()]
+            wait_for(lambda: self._bucket_is_there(stores))
             for process in everything:
                 stack.callback(process.kill)
                 process.start()
@@ -148,15 +151,30 @@ class Hosts:
                 process.wait()
             yield self
 
-    def _store_commands(self) -> list[list[str]]:
+    @contextmanager
+    def _store(self, name: str, command: list[str]) -> Iterator[Store]:
+        """Runs one of the stores on their host; what it prints goes to a file."""
+        log = self._folder / f"{name}.log"
+        inside = ["ip", "netns", "exec", self._stores, *command]
+        with log.open("wb") as stream:
+            process = subprocess.Popen(inside, stdout=stream, stderr=subprocess.STDOUT)
+        try:
+            yield Store(name, process, log)
+        finally:
+            process.kill()
+            process.wait()
+
+    def _store_commands(self) -> list[tuple[str, list[str]]]:
         folder = self._folder / "redis"
         folder.mkdir()
-        redis = ["redis-server", "--bind", self._address, "--requirepass", _REDIS_PASSWORD]
+        redis = [str(find_server()), "--bind", self._address, "--requirepass", _REDIS_PASSWORD]
         redis += ["--appendonly", "yes", "--appendfsync", "always", "--dir", str(folder)]
         moto = f"from moto.server import main; main(['-H', '{self._address}', '-p', '5000'])"
-        return [redis, [sys.executable, "-c", moto]]
+        return [("redis", redis), ("s3", [sys.executable, "-c", moto])]
 
-    def _bucket_is_there(self) -> bool:
+    def _bucket_is_there(self, stores: list[Store]) -> bool:
+        for store in stores:
+            assert store.process.poll() is None, f"{store.name} ended: {store.log.read_text()}"
         with suppress(httpx.HTTPError):
             return httpx.put(f"http://{self._address}:5000/rmadapter").is_success
         return False

@@ -27,7 +27,7 @@ from pathlib import Path
 import httpx
 from dockerfile_parse import DockerfileParser
 
-from service.redis_server import RedisServer
+from service.embedded.redis_server import RedisServer
 from tests.conftest import wait_for
 from tests.soak.cluster import free_port
 

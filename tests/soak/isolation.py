@@ -23,7 +23,7 @@ from adapters.classify import scores
 from adapters.clip import FrozenCLIP
 from adapters.rmadapter import CLIPAdapters
 from service.client import Client
-from service.registry import Registry
+from service.records import Registry
 from tests.conftest import ADMIN_KEY, random_adapters
 from tests.soak.kills import add_version
 from training.data import ImageSet, Sample, image_set

@@ -19,8 +19,8 @@ from adapters.artifact import Artifact, Manifest, encode
 from adapters.bank import AdapterWeights
 from adapters.clip import FrozenCLIP
 from service.client import ClientError
-from service.registry import Registry
-from service.registry.adapters import Version
+from service.records import Registry
+from service.records.adapters import Version
 from tests.conftest import random_weights, upload, wait_for
 from tests.soak.cluster import Cluster, Process
 from training.data import Sample

@@ -11,27 +11,15 @@ from adapters.clip import FrozenCLIP
 from adapters.config import TowerShape
 from adapters.errors import RMAdapterError, UnsupportedModel
 from adapters.rmadapter import CLIPAdapters
-from training.baselines import (
-    METHODS,
-    MMA,
-    LinearProbe,
-    LoRA,
-    LoRASettings,
-    MethodSettings,
-    MMASettings,
-    Pool,
-    TipSettings,
-    augmented,
-    cache_logits,
-    fit_method,
-    fit_tip,
-    make_pool,
-    method_settings,
-    prepare_pool,
-    trained_parameters,
-)
 from training.data import ImageSet
 from training.fit import class_features, default_settings, prepare
+from training.peers import METHODS, MethodSettings, fit_method, method_settings
+from training.peers.lora import LoRA, LoRASettings
+from training.peers.lp import LinearProbe
+from training.peers.mma import MMA, MMASettings, augmented
+from training.peers.pool import Pool, make_pool
+from training.peers.rmadapter import prepare_pool, trained_parameters
+from training.peers.tip import TipSettings, cache_logits, fit_tip
 
 OTHERS = ("a starfish", "an umbrella")
 
@@ -113,8 +101,8 @@ def test_lp_learns_its_training_pictures(clip, pool, settings):
 
 
 def test_tip_adapter_untrained_is_the_papers_cache_formula(clip, pool, settings):
-    plan = replace(settings, tip=TipSettings(epochs=0, search=False))
-    fitted = fit_tip(clip, pool, plan, seed=1)
+    plan = TipSettings(epochs=0, search=False)
+    fitted = fit_tip(clip, pool, settings.fit.template, plan, seed=1)
     values = torch.eye(3)[pool.labels]
     affinity = pool.features @ pool.features.T
     cache = 1.0 * torch.exp(-5.5 * (1 - affinity)) @ values

@@ -12,22 +12,20 @@ from adapters.classify import TEMPLATE
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadDataset
 from tests.conftest import coop_layout
-from training.baselines import Fitted, Pool, make_pool
 from training.data import ImageSet
 from training.fit import class_features
+from training.peers.pool import Fitted, Pool, make_pool
 from training.protocols import (
-    DataSet,
     base_to_novel,
     check_same_classes,
     differences,
     few_shot_accuracy,
     harmonic_mean,
-    read_coop,
-    read_dataset,
     student,
     transfer,
 )
-from training.published import DATA_SETS, MEANS
+from training.protocols.datasets import DataSet, read_coop, read_dataset
+from training.protocols.published import DATA_SETS, MEANS
 
 
 @pytest.fixture(scope="module")

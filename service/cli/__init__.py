@@ -1,0 +1,472 @@
+"""The command line: `rmadapter …`."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from service import __version__, logs, tracing
+from service.cli.evaluate import evaluate_app
+from service.cli.imports import (
+    BadImport,
+    Labelled,
+    from_coco,
+    from_csv,
+    from_custom_vision,
+    from_folder,
+)
+from service.cli.tenants import keys_app, tenants_app
+from service.cli.terminal import (
+    Cell,
+    JsonFlag,
+    coloured,
+    connected,
+    err,
+    errors,
+    out,
+    print_json,
+    show_list,
+    table_of,
+)
+from service.client import Client, ClientError, Json
+from service.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0, done; 1, failed or refused; 2, the command line is wrong. "
+    "`--install-completion` completes commands in your shell.",
+)
+import_app = typer.Typer(no_args_is_help=True, help="Photos that another tool has labelled.")
+app.add_typer(tenants_app, name="tenants")
+app.add_typer(keys_app, name="keys")
+app.add_typer(import_app, name="import")
+app.add_typer(evaluate_app, name="evaluate", help="The paper's protocols, with its peers.")
+
+_CLASSIFY_AT_ONCE = 32  # pictures of one request
+
+Adapter = Annotated[str, typer.Option(help="the adapter's name")]
+DatasetName = Annotated[str | None, typer.Option(help="of the new data set")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"rmadapter {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="print the version"),
+    ] = False,
+) -> None:
+    """An image classifier of your own from a handful of labelled photos."""
+    logs.set_up("text", "info")
+
+
+@app.command()
+def up(
+    host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
+    port: Annotated[int | None, typer.Option(help="0: any free one")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Redis, blobs and keys")] = None,
+    model: Annotated[str | None, typer.Option(help="bundled, or open_clip's name")] = None,
+    pretrained: Annotated[str | None, typer.Option(help="open_clip's tag or a file")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, …")] = None,
+    backend: Annotated[str | None, typer.Option(help="auto or torch")] = None,
+) -> None:
+    """Starts everything on this machine: Redis, a worker, the API."""
+    from adapters.malloc import keep_freed_memory
+    from service.embedded import up as run_up
+
+    given = {k: v for k, v in locals().items() if k in Settings.model_fields and v is not None}
+    keep_freed_memory()
+    with errors():
+        run_up(_observed(Settings(**given), "rmadapter"))
+
+
+@app.command()
+def serve() -> None:
+    """An API server alone, against RMADAPTER_REDIS_URL and RMADAPTER_BLOB_URL."""
+    from adapters.malloc import keep_freed_memory
+    from service.http.server import listen, serve_app
+    from service.wiring import open_services
+
+    keep_freed_memory()
+    with errors():
+        settings = _observed(Settings(), "rmadapter-api")
+        with listen(settings) as listener:
+            serve_app(open_services(settings), listener, settings.drain_seconds)
+
+
+@app.command()
+def worker(
+    parent: Annotated[int | None, typer.Option(hidden=True, help="end when it does")] = None,
+) -> None:
+    """A training worker alone, against the same. SIGTERM: ends the fit in hand, then stops."""
+    from adapters.malloc import keep_freed_memory
+    from service.worker import run
+
+    keep_freed_memory()
+    with errors():
+        run(_observed(Settings(), "rmadapter-worker"), parent)
+
+
+def _observed(settings: Settings, name: str) -> Settings:
+    """Logs as the settings say, and traces where OTEL_* variables say."""
+    logs.set_up(settings.log_format, settings.log_level)
+    tracing.set_up(name)
+    return settings
+
+
+@app.command()
+def fit(
+    adapter: Adapter,
+    source: Annotated[
+        Path | None, typer.Argument(help="a folder, zip or tar with a folder a class")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="or a data set that is there")] = None,
+    if_better: Annotated[bool, typer.Option(help="publish only if not worse")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Uploads labelled photos, fits an adapter and publishes it.
+
+    Example: rmadapter fit ./flowers --adapter flowers
+    """
+    if (source is None) == (dataset is None):
+        raise typer.BadParameter("give either SOURCE or --dataset")
+    with errors(), connected() as client:
+        if source is not None:
+            labelled = _read(source)
+            dataset = client.create_dataset(source.absolute().stem[:100] or "upload")
+            if labelled is None:
+                _upload_archive(client, dataset, source)
+            else:
+                _upload_classes(client, dataset, labelled)
+        assert dataset is not None
+        job = client.create_job(dataset, adapter, publish="if_better" if if_better else True)
+        job = follow(client, job["job"])
+        _show_fit(job, as_json)
+
+
+@app.command()
+def classify(
+    images: Annotated[list[Path], typer.Argument(help="pictures")],
+    classes: Annotated[str | None, typer.Option(help="names, by commas")] = None,
+    adapter: Annotated[str | None, typer.Option(help="without: zero-shot")] = None,
+    min_score: Annotated[float | None, typer.Option(help="below it: none of these")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Classifies photos.
+
+    Example: rmadapter classify *.jpg --adapter flowers --classes rose,tulip
+    """
+    names = [name.strip() for name in classes.split(",")] if classes is not None else None
+    with errors(), connected() as client:
+        results: list[Json] = []
+        for start in range(0, len(images), _CLASSIFY_AT_ONCE):
+            files = [(str(p), p.read_bytes()) for p in images[start : start + _CLASSIFY_AT_ONCE]]
+            answer = client.classify(files, names, adapter, min_score=min_score, top_k=3)
+            results += answer["results"]
+        answer["results"] = results
+        if as_json:
+            print_json(answer)
+        else:
+            _show_answers(answer)
+    if any(result["error"] for result in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def adapters(as_json: JsonFlag = False) -> None:
+    """Lists adapters and their versions."""
+    columns = ("adapter", "version", "", "classes", "held-out accuracy", "zero-shot")
+    show_list("/v1/adapters", as_json, columns, _version_rows)
+
+
+def _version_rows(adapter: Json) -> Iterator[tuple[Cell, ...]]:
+    for version in adapter["versions"]:
+        metrics = version["metrics"]
+        yield (
+            adapter["adapter"],
+            str(version["version"]),
+            coloured("live" if version["live"] else ""),
+            str(len(version["classes"])),
+            _accuracy(metrics.get("adapted")),
+            _accuracy(metrics.get("zero_shot")),
+        )
+
+
+@app.command()
+def datasets(as_json: JsonFlag = False) -> None:
+    """Lists data sets."""
+    show_list("/v1/datasets", as_json, ("data set", "name", "pictures", "classes"), _dataset_rows)
+
+
+def _dataset_rows(dataset: Json) -> Iterator[tuple[Cell, ...]]:
+    classes = ", ".join(f"{name} ({count})" for name, count in dataset["labels"].items())
+    yield dataset["dataset"], dataset["name"], str(dataset["images"]), classes
+
+
+@app.command()
+def publish(
+    adapter: Annotated[str, typer.Argument(help="its name")],
+    version: Annotated[int, typer.Argument(help="a newer one, or an older one to roll back")],
+) -> None:
+    """Makes a version answer, without a missed request.
+
+    Example: rmadapter publish flowers 2
+    """
+    with errors(), connected() as client:
+        client.publish(adapter, version)
+
+
+@app.command()
+def jobs(as_json: JsonFlag = False) -> None:
+    """Lists fits."""
+    columns = ("job", "adapter", "state", "version", "started", "error")
+    show_list("/v1/jobs", as_json, columns, _job_rows)
+
+
+def _job_rows(job: Json) -> Iterator[tuple[Cell, ...]]:
+    optional = (str(job[name] or "") for name in ("version", "started_at", "error"))
+    yield (job["job"], job["adapter"], coloured(job["state"]), *optional)
+
+
+@import_app.command("custom-vision")
+def import_custom_vision(
+    path: Annotated[Path, typer.Argument(help="a folder with photos and GetTaggedImages' JSON")],
+    name: DatasetName = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """An Azure Custom Vision project's images and tags.
+
+    Example: rmadapter import custom-vision ./export
+    """
+    _import(path, name, as_json, from_custom_vision)
+
+
+@import_app.command("csv")
+def import_csv(
+    file: Annotated[Path, typer.Argument(help="a line a photo, with a header")],
+    image: Annotated[str, typer.Option(help="the column of paths, from the file on")] = "image",
+    label: Annotated[str, typer.Option(help="the column of classes")] = "label",
+    name: DatasetName = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Photos and classes of a CSV file.
+
+    Example: rmadapter import csv labels.csv --image path --label species
+    """
+    _import(file, name, as_json, lambda path: from_csv(path, image, label))
+
+
+@import_app.command("folder")
+def import_folder(
+    path: Annotated[Path, typer.Argument(help="a folder a class")],
+    name: DatasetName = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """A folder a class, as torchvision's ImageFolder has it.
+
+    Example: rmadapter import folder ./flowers
+    """
+    _import(path, name, as_json, from_folder)
+
+
+@import_app.command("coco")
+def import_coco(
+    file: Annotated[Path, typer.Argument(help="instances.json, the photos beside it or in images")],
+    name: DatasetName = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Photos of a COCO file whose annotations agree on one class.
+
+    Example: rmadapter import coco annotations.json
+    """
+    _import(file, name, as_json, from_coco)
+
+
+def _import(path: Path, name: str | None, as_json: bool, read: Callable[[Path], Labelled]) -> None:
+    with errors(), connected() as client:
+        labelled = read(path)
+        if not labelled.classes:
+            _show_left_out(labelled.left_out)
+            raise BadImport(f"{path}: there is no photo with a class")
+        dataset = client.create_dataset((name or path.absolute().stem)[:100])
+        taken = _upload_classes(client, dataset, labelled)
+        left_out = [{"file": where, "reason": why} for where, why in labelled.left_out]
+        if as_json:
+            print_json({"dataset": dataset, "accepted": taken, "left_out": left_out})
+        else:
+            out.print(f"{taken} photos of {len(labelled.classes)} classes in {dataset}")
+            out.print(f"next: rmadapter fit --dataset {dataset} --adapter NAME", soft_wrap=True)
+
+
+@app.command()
+def doctor(as_json: JsonFlag = False) -> None:
+    """Checks GPU, ONNX Runtime, model, Redis, blob store, disk and key, and says what to mend.
+
+    Example: RMADAPTER_REDIS_URL=redis://redis:6379 rmadapter doctor
+    """
+    from service.cli.doctor import findings
+
+    logs.set_up("text", "error")
+    with errors():
+        found = list(findings(Settings()))
+    if as_json:
+        print_json([asdict(finding) for finding in found])
+    else:
+        rows = [(coloured(f.state), f.what, f.says, f.mend) for f in found]
+        out.print(table_of(("", "what", "found", "to mend"), rows))
+    if any(finding.state == "fail" for finding in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def openapi() -> None:
+    """Prints the API's OpenAPI document.
+
+    Example: rmadapter openapi > openapi.json
+    """
+    from service.http.app import document
+
+    print_json(document())
+
+
+@app.command()
+def backup(file: Annotated[Path, typer.Argument(help="a tar file; …gz: compressed")]) -> None:
+    """Writes all tenants' pictures, adapters and hashes of keys into one file; all may run on.
+
+    Example: rmadapter backup rmadapter.tar
+    """
+    from service.records.backup import backup as run_backup
+    from service.wiring import registry_of
+
+    with errors():
+        out.print(f"{run_backup(registry_of(Settings()).blobs, file)} blobs in {file}")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path | None, typer.Argument(help="what `backup` wrote")] = None,
+) -> None:
+    """Makes an emptied Redis anew from the blob store; with FILE, an empty deployment from it."""
+    from service.embedded import stopped
+    from service.records.backup import restore_backup
+    from service.records.restore import restore as run_restore
+    from service.wiring import registry_of
+
+    with errors(), stopped(Settings()) as settings:
+        registry = registry_of(settings)
+        unread: list[tuple[str, str]] = []
+
+        def left_out(path: str, reason: str) -> None:
+            unread.append((path, reason))
+
+        if file:
+            restored = restore_backup(registry, file, left_out)
+        else:
+            restored = run_restore(registry, left_out)
+        out.print(f"restored {restored} tenants")
+        _show_left_out(unread)
+    if unread:
+        raise typer.Exit(1)
+
+
+def follow(client: Client, job_id: str) -> Json:
+    """Shows a fit's progress until it ended; the ended job."""
+    columns = (TextColumn("fit"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    loss = TextColumn("{task.fields[loss]}")
+    with Progress(*columns, loss, console=err) as bar:
+        task = bar.add_task("fit", total=None, loss="waiting for a worker")
+        for job in client.job_events(job_id):
+            progress = job["progress"]
+            if progress:
+                shown = f"loss {progress['loss']:.3f}"
+                bar.update(task, total=progress["steps"], completed=progress["step"], loss=shown)
+    return job
+
+
+def _read(source: Path) -> Labelled | None:
+    """A folder's photos, before anything is made of them; None for an archive."""
+    if not source.exists():
+        raise ClientError(f"{source} does not exist")
+    if source.is_file():
+        return None
+    labelled = from_folder(source)
+    if not labelled.classes:
+        raise ClientError(
+            f"{source} has no folders with pictures: each class needs one of its name"
+        )
+    return labelled
+
+
+def _upload_archive(client: Client, dataset: str, archive: Path) -> None:
+    with err.status(f"uploading {archive}"):
+        answer = client.upload_archive(dataset, archive)
+    _show_rejected(answer)
+
+
+def _upload_classes(client: Client, dataset: str, labelled: Labelled) -> int:
+    """Sends what is labelled and says what is left out; how many were taken."""
+    _show_left_out(labelled.left_out)
+    taken = 0
+    with Progress(console=err) as bar:
+        task = bar.add_task("upload", total=labelled.count)
+        for label, files in sorted(labelled.classes.items()):
+            for answer in client.upload_class(dataset, label, files):
+                bar.advance(task, answer["accepted"] + len(answer["rejected"]))
+                _show_rejected(answer)
+                taken += answer["accepted"]
+    return taken
+
+
+def _show_rejected(answer: Json) -> None:
+    _show_left_out((rejected["file"], rejected["reason"]) for rejected in answer["rejected"])
+
+
+def _show_left_out(left_out: Iterable[tuple[str, str]]) -> None:
+    for where, why in left_out:
+        err.print(f"[yellow]left out[/] {escape(where)}: {escape(why)}", highlight=False)
+
+
+def _show_fit(job: Json, as_json: bool) -> None:
+    if as_json:
+        print_json(job)
+    elif job["state"] == "succeeded":
+        metrics = job["metrics"]
+        state = "published" if job["published"] else "kept, not published"
+        out.print(f"{job['adapter']} version {job['version']} {state}")
+        out.print(f"on photos held back: {_accuracy(metrics['adapted'])}", end=", ")
+        out.print(f"zero-shot {_accuracy(metrics['zero_shot'])}")
+    if job["state"] != "succeeded":
+        raise ClientError(f"the fit has {job['state']}: {job['error'] or ''}")
+
+
+def _show_answers(answer: Json) -> None:
+    name = f"{answer['adapter']} version {answer['version']}" if answer["adapter"] else "zero-shot"
+    rows = map(_answer_row, answer["results"])
+    out.print(table_of(("file", "label", "score", "next"), rows, title=name))
+
+
+def _answer_row(result: Json) -> tuple[Cell, ...]:
+    if result["error"]:
+        return result["file"], Text(result["error"], "red"), "", ""
+    first, *others = result["predictions"]
+    rest = ", ".join(f"{p['label']} {p['score']:.2f}" for p in others)
+    label = Text(result["label"], "green") if result["label"] else Text("none of these", "dim")
+    return result["file"], label, f"{first['score']:.2f}", Text(rest, "dim")
+
+
+def _accuracy(report: Json | None) -> str:
+    if not report:
+        return "not measured"
+    low, high = report["interval"]
+    return f"{report['accuracy']:.1%} ({low:.0%}–{high:.0%}, {report['images']} photos)"

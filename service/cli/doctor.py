@@ -1,0 +1,172 @@
+"""`rmadapter doctor`: what this machine and the settings have, and what to mend."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from adapters.errors import RMAdapterError
+from service.embedded.redis_server import find_server
+from service.records.store import Store, connect
+from service.settings import Settings
+from service.wiring import clip_of, registry_of
+
+State = Literal["ok", "warn", "fail"]
+_REDIS_SECONDS = 3.0
+_MIN_REDIS = (7, 0)
+_MIN_FREE = 5 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at; `mend` says what to do, where there is something."""
+
+    what: str
+    state: State
+    says: str
+    mend: str = ""
+
+
+def findings(settings: Settings) -> Iterator[Finding]:
+    """Each as soon as it is known; no look ends the others."""
+    looks: list[Callable[[Settings], Iterator[Finding]]] = [
+        _device,
+        _onnx,
+        _model,
+        _redis,
+        _blobs,
+        _disk,
+        _key,
+    ]
+    for look in looks:
+        name = look.__name__.strip("_")
+        try:
+            yield from look(settings)
+        except (RMAdapterError, OSError) as error:
+            yield Finding(name, "fail", str(error))
+
+
+def _device(settings: Settings) -> Iterator[Finding]:
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(i)
+            memory = f"{properties.total_memory / 2**30:.0f} GiB"
+            yield Finding("device", "ok", f"{properties.name}, {memory}, CUDA {torch.version.cuda}")
+        return
+    mend = "where there is an NVIDIA GPU: `nvidia-smi` must work, and PyTorch be of a CUDA build"
+    if settings.device.startswith("cuda"):
+        yield Finding("device", "fail", f"{settings.device} is asked for, and not there", mend)
+    elif settings.model == "bundled":
+        yield Finding("device", "ok", f"CPU, {torch.get_num_threads()} threads")
+    else:
+        says = f"CPU alone, which is slow for {settings.model}"
+        yield Finding("device", "warn", says, mend)
+
+
+def _onnx(settings: Settings) -> Iterator[Finding]:
+    try:
+        import onnxruntime
+    except ImportError:
+        state: State = "fail" if settings.backend == "onnx" else "warn"
+        mend = "pip install 'rmadapter[cpu]' or, with CUDA, 'rmadapter[gpu]'"
+        yield Finding("ONNX Runtime", state, "not installed: PyTorch alone runs the model", mend)
+        return
+    providers = onnxruntime.get_available_providers()
+    says = f"{onnxruntime.__version__}: {', '.join(providers)}"
+    if torch.cuda.is_available() and "CUDAExecutionProvider" not in providers:
+        mend = "pip uninstall onnxruntime; pip install 'rmadapter[gpu]'"
+        yield Finding("ONNX Runtime", "warn", says, mend)
+    else:
+        yield Finding("ONNX Runtime", "ok", says)
+
+
+def _model(settings: Settings) -> Iterator[Finding]:
+    try:
+        clip = clip_of(settings)
+    except (RMAdapterError, OSError, RuntimeError, ValueError) as error:
+        mend = "RMADAPTER_MODEL and RMADAPTER_PRETRAINED: `bundled`, or open_clip's names"
+        yield Finding("model", "fail", f"{settings.model}: {error}", mend)
+        return
+    yield Finding("model", "ok", f"{clip.name} loads, on {clip.device}")
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    if settings.redis_url is None:
+        yield Finding("Redis", "ok", f"`up` starts {find_server()}")
+        return
+    mend = "RMADAPTER_REDIS_URL, and the password in RMADAPTER_REDIS_PASSWORD or its file"
+    with closing(connect(settings.redis_address(""), _REDIS_SECONDS)) as store:
+        try:
+            server = store.info("server")
+            persistence = store.info("persistence")
+        except Exception as error:  # whatever redis-py raises for a wrong address or password
+            yield Finding("Redis", "fail", f"{settings.redis_url}: {error}", mend)
+            return
+        yield from _redis_facts(store, server, persistence)
+
+
+def _redis_facts(
+    store: Store, server: dict[str, str], persistence: dict[str, int]
+) -> Iterator[Finding]:
+    version = str(server["redis_version"])
+    old = tuple(int(part) for part in version.split(".")[:2]) < _MIN_REDIS
+    mend = f"{_MIN_REDIS[0]}.{_MIN_REDIS[1]} or newer is needed" if old else ""
+    yield Finding("Redis", "fail" if old else "ok", f"version {version} answers", mend)
+    if not persistence.get("aof_enabled"):
+        mend = "redis-server --appendonly yes; without, a restart loses jobs and the latest uploads"
+        yield Finding("Redis", "warn", "keeps nothing on disk at each write", mend)
+    policy = str(store.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction"))
+    if policy not in ("noeviction", "volatile-ttl", "volatile-lru", "volatile-lfu"):
+        mend = "maxmemory-policy noeviction: records must not be thrown away"
+        yield Finding("Redis", "fail", f"throws away records when full ({policy})", mend)
+
+
+def _blobs(settings: Settings) -> Iterator[Finding]:
+    where, path = (
+        settings.blob_url or f"{settings.data_dir}/blobs",
+        f"doctor/{secrets.token_hex(8)}",
+    )
+    mend = (
+        "RMADAPTER_BLOB_URL; for s3:// also its keys, AWS_ENDPOINT_URL, AWS_REGION and the bucket"
+    )
+    try:
+        blobs = registry_of(settings).blobs
+        blobs.put(path, b"probe")
+        same = blobs.get(path) == b"probe"
+        blobs.delete(path)
+    except Exception as error:  # whatever obstore raises for a wrong address or bucket
+        yield Finding("blob store", "fail", f"{where}: {error}", mend)
+        return
+    says = f"{where}: writes, reads, deletes" if same else f"{where} gives back something else"
+    yield Finding("blob store", "ok" if same else "fail", says, "" if same else mend)
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    for folder in {_existing(settings.data_dir), _existing(settings.cache_dir)}:
+        free = shutil.disk_usage(folder).free
+        state: State = "ok" if free > _MIN_FREE else "warn"
+        mend = "" if state == "ok" else "RMADAPTER_DATA_DIR or RMADAPTER_CACHE_DIR on a larger disk"
+        yield Finding("disk", state, f"{free / 2**30:.0f} GiB free at {folder}", mend)
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
+
+
+def _key(settings: Settings) -> Iterator[Finding]:
+    file = settings.data_dir / "default.key"
+    if "RMADAPTER_API_KEY" in os.environ:
+        yield Finding("key", "ok", "RMADAPTER_API_KEY")
+    elif not file.exists():
+        mend = "`rmadapter up` makes one here; for a server elsewhere set RMADAPTER_API_KEY"
+        yield Finding("key", "warn", f"no {file} yet", mend)
+    elif file.stat().st_mode & 0o077:
+        yield Finding("key", "warn", f"others can read {file}", f"chmod 600 {file}")
+    else:
+        yield Finding("key", "ok", str(file))

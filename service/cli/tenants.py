@@ -1,0 +1,80 @@
+"""`rmadapter tenants …` for the administrator, `rmadapter keys …` for a tenant."""
+
+from typing import Annotated
+
+import typer
+
+from service.cli.terminal import JsonFlag, connected, errors, print_json, show_list
+
+tenants_app = typer.Typer(no_args_is_help=True, help="Tenants, for the administrator.")
+keys_app = typer.Typer(no_args_is_help=True, help="API keys of your tenant.")
+
+
+@tenants_app.command("list")
+def list_tenants(as_json: JsonFlag = False) -> None:
+    """All tenants."""
+    show_list(
+        "/v1/tenants",
+        as_json,
+        ("tenant", "name", "created"),
+        lambda tenant: [(tenant["tenant"], tenant["name"], tenant["created_at"])],
+        admin=True,
+    )
+
+
+@tenants_app.command("create")
+def create_tenant(name: str) -> None:
+    """Makes a tenant and prints its key, this once."""
+    with errors(), connected(admin=True) as client:
+        print_json(client.call("POST", "/v1/tenants", json={"name": name}))
+
+
+@tenants_app.command("rotate")
+def rotate_key(tenant: str) -> None:
+    """A new key for a tenant; the old one ends at once."""
+    with errors(), connected(admin=True) as client:
+        print_json(client.call("POST", f"/v1/tenants/{tenant}/keys"))
+
+
+@tenants_app.command("erase")
+def erase_tenant(
+    tenant: str, yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False
+) -> None:
+    """Erases a tenant with all its data."""
+    if not yes:
+        typer.confirm(f"Erase {tenant} with all its pictures and adapters?", abort=True)
+    with errors(), connected(admin=True) as client:
+        client.call("DELETE", f"/v1/tenants/{tenant}")
+
+
+@keys_app.command("list")
+def list_keys(as_json: JsonFlag = False) -> None:
+    """The keys by their ids; the keys themselves are not kept."""
+    show_list(
+        "/v1/keys",
+        as_json,
+        ("key id", "scope", "created"),
+        lambda key: [(key["key_id"], key["scope"], key["created_at"])],
+    )
+
+
+@keys_app.command("create")
+def create_key(
+    scope: Annotated[str, typer.Option(help="classify, or manage: everything")] = "classify",
+) -> None:
+    """Makes a key and prints it, this once.
+
+    Example: rmadapter keys create --scope classify
+    """
+    with errors(), connected() as client:
+        print_json(client.call("POST", "/v1/keys", json={"scope": scope}))
+
+
+@keys_app.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(help="as `keys list` has it")]) -> None:
+    """Ends a key at once.
+
+    Example: rmadapter keys revoke key_0123456789abcdef
+    """
+    with errors(), connected() as client:
+        client.call("DELETE", f"/v1/keys/{key_id}")

@@ -1,0 +1,162 @@
+"""Makes the application, and maps every error to its answer, here alone."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import Lifespan
+
+from adapters.errors import (
+    BadArtifact,
+    BadClasses,
+    BadDataset,
+    BadImage,
+    DoesNotFit,
+    RMAdapterError,
+)
+from service import __version__
+from service.errors import (
+    ClientGone,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Problem,
+    TooLarge,
+    TooMany,
+    Unauthorized,
+    Unavailable,
+    problems_of,
+)
+from service.http.auth import Gate
+from service.http.middleware import BodyLimit, Observe
+from service.http.routes import adapters, classify, datasets, health, jobs, keys, tenants, web
+from service.http.schemas import ProblemOut
+from service.wiring import Services
+
+log = logging.getLogger(__name__)
+
+_STATUS: dict[type[RMAdapterError], tuple[int, str]] = {
+    Unauthorized: (401, "Unauthorized"),
+    Forbidden: (403, "Forbidden"),
+    NotFound: (404, "Not found"),
+    Conflict: (409, "Conflict"),
+    TooLarge: (413, "Too large"),
+    Invalid: (422, "Invalid request"),
+    BadClasses: (422, "Invalid class names"),
+    BadDataset: (422, "Data set not fit for a fit"),
+    BadImage: (422, "Invalid picture"),
+    TooMany: (429, "Too many requests"),
+    ClientGone: (499, "Client closed request"),
+    BadArtifact: (500, "Adapter file unusable"),
+    DoesNotFit: (500, "Adapter does not fit this server"),
+    Unavailable: (503, "Unavailable"),
+}
+_FIELD: dict[type[RMAdapterError], str] = {BadClasses: "classes", BadDataset: "dataset"}
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document of the API; nothing runs for it."""
+    app = _bare()
+    _include(app)
+    return app.openapi()
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application over these services; it starts and stops their engine."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        services.engine.start()
+        yield
+        services.engine.stop()
+
+    app = _bare(lifespan)
+    app.state.services = services
+    _include(app)
+    web.mount(app)
+    app.add_middleware(Gate, services=services)
+    app.add_middleware(BodyLimit, limit=services.settings.max_body_bytes)
+    app.add_middleware(Observe)
+    app.add_exception_handler(RMAdapterError, _on_domain_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_bug)
+    return app
+
+
+def _bare(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    problem = {"model": ProblemOut, "content": {"application/problem+json": {}}}
+    return FastAPI(
+        title="rmadapter",
+        summary="An image classifier of their own for every tenant, on one shared CLIP",
+        version=__version__,
+        lifespan=lifespan,
+        responses={"4XX": problem, "5XX": problem},
+    )
+
+
+def _include(app: FastAPI) -> None:
+    for routes in (tenants, keys, datasets, jobs, adapters, classify, health):
+        app.include_router(routes.router)
+
+
+def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
+    kind = next((c for c in type(error).__mro__ if c in _STATUS), None)
+    if kind is None:
+        return _on_bug(request, error)
+    status, title = _STATUS[kind]
+    if status >= 500:
+        log.warning("%s %r: %s", request.method, request.url.path, error)
+    problems = error.problems if isinstance(error, Invalid | TooMany) else ()
+    if kind in _FIELD:
+        problems = (Problem(_FIELD[kind], str(error)),)
+    headers = {}
+    if isinstance(error, TooMany | Unavailable):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, TooLarge | Unauthorized):
+        headers["Connection"] = "close"  # else the server goes on reading what it refused
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return _problem(status, title, str(error), problems, headers)
+
+
+def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = tuple(problems_of(error.errors()))
+    return _problem(422, "Invalid request", "the request is not valid", problems)
+
+
+def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, RMAdapterError):  # raised while FastAPI read the body
+        return _on_domain_error(request, error.__cause__)
+    headers = dict(error.headers or {})
+    return _problem(error.status_code, str(error.detail), str(error.detail), headers=headers)
+
+
+def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %r broke", request.method, request.url.path, exc_info=error)
+    return _problem(500, "Internal error", "something broke here; the server's log has the reason")
+
+
+def _problem(
+    status: int,
+    title: str,
+    detail: str,
+    problems: tuple[Problem, ...] = (),
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "errors": [{"field": p.field, "reason": p.reason} for p in problems],
+    }
+    return JSONResponse(body, status, headers, media_type="application/problem+json")

@@ -1,0 +1,132 @@
+"""Who asks, and what their key opens: a tenant by one of its keys, or the administrator.
+
+A key's scope is checked by what a handler asks for: `CurrentTenant` and `Reader` take any key of
+the tenant, `Manager` takes one that may manage it. Each also counts the call for the tenant's rate.
+"""
+
+import hmac
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Literal
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as ASGIScope
+
+from service import logs
+from service.errors import Forbidden, Unauthorized
+from service.inference.admission import Admission
+from service.records.tenants import Grant, Scope, hash_key
+from service.wiring import Services
+
+_GRANTED = "rmadapter.granted"  # in a request's scope
+_bearer = HTTPBearer(auto_error=False, description="a tenant's API key, or the admin key")
+
+
+def get_services(request: Request) -> Services:
+    services = request.app.state.services
+    assert isinstance(services, Services)
+    return services
+
+
+Reach = Annotated[Services, Depends(get_services)]
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+
+
+def require_admin(request: Request, reach: Reach, credentials: Credentials) -> None:
+    """Raises Unauthorized for no key or an unknown one, Forbidden for a tenant's."""
+    api_key = credentials.credentials if credentials else None
+    if _is_admin(reach, api_key):
+        return
+    tenant = _grant(request.scope, reach, api_key).tenant
+    raise Forbidden(f"the key is that of tenant {tenant}; this needs the admin key")
+
+
+def require(scope: Scope, rate: Literal["classify", "manage"]) -> Callable[..., str]:
+    """A dependency that gives the tenant's id.
+
+    It raises Unauthorized, TooMany, or Forbidden for the admin key and for too small a scope.
+    """
+
+    def tenant_of(request: Request, reach: Reach, credentials: Credentials) -> str:
+        api_key = credentials.credentials if credentials else None
+        if _is_admin(reach, api_key):
+            raise Forbidden("the admin key is for /v1/tenants; this needs a tenant's key")
+        grant = _grant(request.scope, reach, api_key)
+        logs.note(tenant=grant.tenant)
+        reach.registry.rates.take(grant.tenant, rate)
+        if grant.scope not in (scope, "manage"):
+            raise Forbidden(f"the key's scope is {grant.scope}; this needs the scope {scope}")
+        return grant.tenant
+
+    return tenant_of
+
+
+class Gate:
+    """Reads no body for a key that is not known: FastAPI reads some before it asks whose it is."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app, self._services = app, services
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
+            await self._app(scope, receive, send)
+            return
+        scope[_GRANTED], passed = {}, False
+
+        async def receive_of_known() -> Message:
+            nonlocal passed
+            if not (passed or scope[_GRANTED]):
+                await run_in_threadpool(self._check, scope)
+                passed = True
+            return await receive()
+
+        await self._app(scope, receive_of_known, send)
+
+    def _check(self, scope: ASGIScope) -> None:
+        scheme, _, api_key = Headers(scope=scope).get("authorization", "").partition(" ")
+        given = api_key.strip() if scheme.lower() == "bearer" else None
+        if not _is_admin(self._services, given):
+            _grant(scope, self._services, given)
+
+
+def _grant(scope: ASGIScope, reach: Services, api_key: str | None) -> Grant:
+    """What a key opens, looked up once in a request."""
+    if not api_key:
+        raise Unauthorized("send the header Authorization: Bearer KEY")
+    granted: dict[str, Grant] = scope.get(_GRANTED, {})
+    name = hash_key(api_key)  # memory holds no key either
+    if name not in granted:
+        granted[name] = reach.keys(name, lambda: reach.registry.tenants.authenticate(api_key))
+    return granted[name]
+
+
+def _is_admin(reach: Services, api_key: str | None) -> bool:
+    admin_key = reach.settings.admin_key
+    if admin_key is None or api_key is None:
+        return False
+    return hmac.compare_digest(api_key.encode(), admin_key.get_secret_value().encode())
+
+
+async def refuse_early(reach: Reach, credentials: Credentials) -> None:
+    """Raises TooMany for one whose pictures would wait for too long, by what is remembered alone.
+
+    Under overload most requests end here: before Redis is asked, and before a body is read.
+    """
+    known = reach.keys.last(hash_key(credentials.credentials)) if credentials else None
+    if known:
+        reach.engine.check_wait(known.tenant)
+
+
+async def _admitted(reach: Reach, tenant: "CurrentTenant") -> AsyncIterator[Admission]:
+    with reach.engine.admitted(tenant) as admission:
+        yield admission
+
+
+CurrentTenant = Annotated[str, Depends(require("classify", rate="classify"))]
+Admitted = Annotated[Admission, Depends(_admitted)]
+Reader = Annotated[str, Depends(require("classify", rate="manage"))]
+Manager = Annotated[str, Depends(require("manage", rate="manage"))]
+Admin = Depends(require_admin)

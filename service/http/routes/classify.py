@@ -1,0 +1,231 @@
+"""/classify and /v1/embeddings."""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+
+from service.errors import Invalid, Problem, problems_of
+from service.http.auth import Admitted, CurrentTenant, Reach, refuse_early
+from service.http.disconnect import unless_gone
+from service.http.schemas import (
+    ClassifyIn,
+    ClassifyOut,
+    EmbeddingOut,
+    EmbeddingsIn,
+    EmbeddingsOut,
+    PredictionOut,
+    ResultOut,
+    UsageOut,
+)
+from service.inference.classifier import Answer, Question, Upload, default_template
+from service.records.adapters import Version
+from service.wiring import Services
+
+router = APIRouter(tags=["classify"], dependencies=[Depends(refuse_early)])
+
+_FORM = {
+    "type": "object",
+    "required": ["files"],
+    "properties": {
+        "files": {
+            "type": "array",
+            "items": {"type": "string", "format": "binary"},
+            "example": ["@photo.jpg"],
+        },
+        "classes": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "repeated, or once as a JSON list; unset: the adapter's own",
+            "example": ["rose", "tulip", "thistle"],
+        },
+        "adapter": {"type": "string", "description": "unset: zero-shot", "example": "flowers"},
+        "version": {"type": "integer", "description": "unset: the live one"},
+        "template": {
+            "type": "array",
+            "items": {"type": "string", "example": "a photo of a {}."},
+            "description": "repeated: a class's feature is the mean over its prompts",
+        },
+        "top_k": {"type": "integer"},
+        "min_score": {"type": "number", "description": "label is null below it"},
+    },
+}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": _FORM},
+            "application/json": {"schema": ClassifyIn.model_json_schema()},
+        },
+    }
+}
+
+
+@router.post("/v1/classify", openapi_extra=_BODY)
+@router.post("/classify", openapi_extra=_BODY)
+async def classify(
+    request: Request, response: Response, reach: Reach, tenant: CurrentTenant, admission: Admitted
+) -> ClassifyOut:
+    """Classifies pictures under any class names: multipart `files` or JSON `images`."""
+    body, files = await _read(request, reach)
+    version = await _version(reach, tenant, body.adapter, body.version)
+    question = _question(tenant, version, body)
+    answers, lease = await unless_gone(
+        request, reach.classifier.classify(question, files, admission)
+    )
+    if version:
+        response.headers["x-adapter-cache"] = lease.tier
+        response.headers["x-adapter-version"] = str(version.number)
+    return ClassifyOut(
+        model=reach.clip.name,
+        adapter=version.adapter if version else None,
+        version=version.number if version else None,
+        artifact_sha256=version.sha256 if version else None,
+        results=[_result(answer) for answer in answers],
+    )
+
+
+@router.post("/v1/embeddings")
+async def embeddings(
+    response: Response,
+    reach: Reach,
+    tenant: CurrentTenant,
+    admission: Admitted,
+    body: EmbeddingsIn,
+) -> EmbeddingsOut:
+    """Features of texts and pictures, in OpenAI's response shape."""
+    version = await _version(reach, tenant, body.adapter, body.version)
+    given = [body.input] if isinstance(body.input, str) else body.input
+    inputs = [_text_or_picture(i, text) for i, text in enumerate(given)]
+    features, tokens = await reach.classifier.embed(tenant, version, inputs, admission)
+    if version:
+        response.headers["x-adapter-version"] = str(version.number)
+    return EmbeddingsOut(
+        model=reach.clip.name,
+        adapter=version.adapter if version else None,
+        version=version.number if version else None,
+        data=[EmbeddingOut(index=i, embedding=f.tolist()) for i, f in enumerate(features)],
+        usage=UsageOut(prompt_tokens=tokens, total_tokens=tokens),
+    )
+
+
+async def _version(
+    reach: Services, tenant: str, adapter: str | None, number: int | None
+) -> Version | None:
+    """Without an adapter, zero-shot; with one, that one or an error, never another."""
+    if adapter is None:
+        if number is not None:
+            raise Invalid("a version needs its adapter", Problem("adapter", "required"))
+        return None
+    return await run_in_threadpool(
+        reach.versions,
+        (tenant, adapter, number),
+        lambda: reach.registry.adapters.version(tenant, adapter, number),
+    )
+
+
+def _question(tenant: str, version: Version | None, body: ClassifyIn) -> Question:
+    if body.classes is None and version is None:
+        raise Invalid("zero-shot needs class names", Problem("classes", "required"))
+    classes = tuple(body.classes if body.classes is not None else version.classes)  # type: ignore[union-attr]
+    given = body.template or default_template(version)
+    templates = (given,) if isinstance(given, str) else tuple(given)
+    return Question(tenant, version, classes, templates, body.top_k, body.min_score)
+
+
+def _result(answer: Answer) -> ResultOut:
+    predictions = [PredictionOut(label=label, score=score) for label, score in answer.predictions]
+    return ResultOut(
+        file=answer.file,
+        label=answer.label,
+        predictions=predictions,
+        error=answer.error,
+        warning=answer.warning,
+    )
+
+
+async def _read(request: Request, reach: Services) -> tuple[ClassifyIn, Sequence[Upload]]:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "multipart/form-data":
+        return await _read_form(request, reach)
+    if media_type == "application/json":
+        return _read_json(await request.body())
+    raise Invalid(
+        "send multipart/form-data or application/json", Problem("content-type", repr(media_type))
+    )
+
+
+def _read_json(data: bytes) -> tuple[ClassifyIn, Sequence[Upload]]:
+    try:
+        body = ClassifyIn.model_validate_json(data)
+    except ValidationError as error:
+        raise Invalid("the request is not valid", *problems_of(error.errors())) from error
+    files = [
+        Upload(image.file or f"images[{i}]", _base64(image.b64, f"images[{i}].b64"))
+        for i, image in enumerate(body.images)
+    ]
+    return body, files
+
+
+async def _read_form(request: Request, reach: Services) -> tuple[ClassifyIn, Sequence[Upload]]:
+    settings = reach.settings
+    async with request.form(
+        max_files=settings.max_images + 1, max_fields=settings.max_classes + 100
+    ) as form:
+        uploads = [item for item in form.getlist("files") if isinstance(item, UploadFile)]
+        files = [
+            Upload(item.filename or f"files[{i}]", await item.read())
+            for i, item in enumerate(uploads)
+        ]
+        try:
+            return ClassifyIn.model_validate(_fields(form)), files
+        except ValidationError as error:
+            raise Invalid("the request is not valid", *problems_of(error.errors())) from error
+
+
+def _fields(form: FormData) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        name: value for name, value in form.items() if name not in ("files", "classes", "template")
+    }
+    if classes := form.getlist("classes"):
+        fields["classes"] = _class_names(classes)
+    if templates := form.getlist("template"):
+        fields["template"] = templates
+    return fields
+
+
+def _class_names(given: list[Any]) -> list[Any]:
+    """Repeated fields, or one that holds a JSON list."""
+    if len(given) == 1 and isinstance(given[0], str) and given[0].lstrip().startswith("["):
+        try:
+            names: list[Any] = json.loads(given[0])
+        except (ValueError, RecursionError) as error:
+            raise Invalid(
+                "classes is not a JSON list", Problem("classes", "broken JSON")
+            ) from error
+        return names
+    return given
+
+
+def _text_or_picture(index: int, item: str) -> str | Upload:
+    if not item.startswith("data:"):
+        if not item.strip():
+            raise Invalid("an input is empty", Problem(f"input[{index}]", "empty"))
+        return item
+    head, _, data = item.partition(",")
+    if not head.endswith(";base64"):
+        raise Invalid("a data URI must be base64", Problem(f"input[{index}]", "not base64"))
+    return Upload(f"input[{index}]", _base64(data, f"input[{index}]"))
+
+
+def _base64(text: str, field: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Invalid("a picture is not base64", Problem(field, "not base64")) from error

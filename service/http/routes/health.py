@@ -1,0 +1,68 @@
+"""/healthz, /readyz, /metrics."""
+
+import asyncio
+from contextlib import suppress
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.concurrency import run_in_threadpool
+
+from adapters.errors import RMAdapterError
+from service import metrics
+from service.http.auth import Reach
+from service.wiring import Services
+
+router = APIRouter(tags=["health"])
+
+_PING_SECONDS = 2.0  # a batch takes well under a second
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", response_class=JSONResponse)
+async def readyz(reach: Reach) -> JSONResponse:
+    """The device has just answered, and so has Redis: 200, or 503 with what did not.
+
+    503 also while the server drains: it answers still, but no more should be sent here.
+    """
+    if reach.draining.is_set():
+        return JSONResponse({"ready": False, "draining": True}, status_code=503)
+    device, redis = await asyncio.gather(_device(reach), _redis(reach))
+    ready = device == redis == "ok"
+    body = {"ready": ready, "model": reach.clip.name, "device": device, "redis": redis}
+    return JSONResponse(body, status_code=200 if ready else 503)
+
+
+@router.get("/metrics", response_class=Response)
+def metrics_text(reach: Reach) -> Response:
+    """Prometheus's text format."""
+    with suppress(RMAdapterError):  # Redis is away: the last number stands
+        metrics.OPEN_JOBS.set(reach.registry.jobs.waiting())
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _device(reach: Services) -> str:
+    try:
+        async with asyncio.timeout(_PING_SECONDS):
+            await asyncio.wrap_future(reach.engine.ping())
+    except TimeoutError:
+        return f"no answer within {_PING_SECONDS:g} s"
+    except RMAdapterError as error:
+        return str(error)
+    except Exception:  # whatever the device raised: the log has it, a client needs not
+        return "broken"
+    return "ok"
+
+
+async def _redis(reach: Services) -> str:
+    try:
+        async with asyncio.timeout(_PING_SECONDS):
+            await run_in_threadpool(reach.registry.store.ping)
+    except (TimeoutError, RMAdapterError):
+        return "no answer"
+    return "ok"

@@ -1,0 +1,88 @@
+"""/v1/jobs: fits."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from adapters.classify import check_template
+from service import tracing
+from service.errors import Invalid, Problem
+from service.http.auth import Manager, Reach
+from service.http.paging import Cursor, Limit, PageOut
+from service.http.schemas import JobIn, JobOut
+from service.records.jobs import Job, JobSpec
+from training.data import check_label_counts
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+_POLL_SECONDS = 0.25  # a fit reports five times a second
+_KEEP_ALIVE_POLLS = 60  # an event at least every 15 s, so that proxies keep the connection
+
+
+@router.post("", status_code=202)
+def create_job(
+    reach: Reach,
+    tenant: Manager,
+    body: JobIn,
+    response: Response,
+    idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+) -> JobOut:
+    """Starts a fit. The same `Idempotency-Key` within a day answers with the same job."""
+    dataset = reach.registry.datasets.get(tenant, body.dataset)
+    check_label_counts(dataset.labels, reach.settings.min_images)
+    check_template(body.params.template)
+    if (body.params.rank or 1) > reach.settings.bank_rank:
+        limit = f"at most {reach.settings.bank_rank} here"
+        raise Invalid("the rank is above the server's", Problem("params.rank", limit))
+    params = body.params.model_dump(exclude_defaults=True)
+    spec = JobSpec(body.dataset, body.adapter, params, body.publish)
+    job = reach.registry.jobs.create(tenant, spec, idempotency_key, tracing.here())
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return JobOut.of(job)
+
+
+@router.get("")
+def list_jobs(
+    reach: Reach, tenant: Manager, limit: Limit = 100, cursor: Cursor = None
+) -> PageOut[JobOut]:
+    page = reach.registry.jobs.page(tenant, limit, cursor)
+    return PageOut(items=[JobOut.of(job) for job in page.items], cursor=page.cursor)
+
+
+@router.get("/{job}")
+def get_job(reach: Reach, tenant: Manager, job: str) -> JobOut:
+    return JobOut.of(reach.registry.jobs.get(tenant, job))
+
+
+def existing_job(reach: Reach, tenant: Manager, job: str) -> Job:
+    """Looked up before the stream starts, so that an unknown job is a 404."""
+    return reach.registry.jobs.get(tenant, job)
+
+
+@router.delete("/{job}", status_code=202)
+def cancel_job(reach: Reach, tenant: Manager, job: str) -> JobOut:
+    return JobOut.of(reach.registry.jobs.cancel(tenant, job))
+
+
+@router.get("/{job}/events", response_class=EventSourceResponse)
+async def job_events(
+    reach: Reach, first: Annotated[Job, Depends(existing_job)]
+) -> AsyncIterator[ServerSentEvent]:
+    """The job as server-sent events: `progress` whenever it changed, then `end`.
+
+    A server that is about to stop ends the stream before; another one goes on with it.
+    """
+    job, shown, polls = first, None, 0
+    while True:
+        out, polls = JobOut.of(job), polls + 1
+        if out != shown or polls >= _KEEP_ALIVE_POLLS:
+            shown, polls = out, 0
+            yield ServerSentEvent(data=out, event="end" if job.ended else "progress")
+        if job.ended or reach.draining.is_set():
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+        job = await run_in_threadpool(reach.registry.jobs.get, job.tenant, job.id)

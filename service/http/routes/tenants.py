@@ -1,0 +1,37 @@
+"""/v1/tenants, for the administrator."""
+
+from fastapi import APIRouter
+
+from service.http.auth import Admin, Reach
+from service.http.paging import Cursor, Limit, PageOut
+from service.http.schemas import KeyOut, Named, RotateIn, TenantOut
+
+router = APIRouter(prefix="/v1/tenants", tags=["tenants"], dependencies=[Admin])
+
+
+@router.post("", status_code=201)
+def create_tenant(reach: Reach, body: Named) -> KeyOut:
+    """Makes a tenant. Its key is shown this once."""
+    tenant, api_key = reach.registry.tenants.create(body.name)
+    return KeyOut(tenant=tenant.id, api_key=api_key)
+
+
+@router.get("")
+def list_tenants(reach: Reach, limit: Limit = 100, cursor: Cursor = None) -> PageOut[TenantOut]:
+    page = reach.registry.tenants.page(limit, cursor)
+    return PageOut(items=[TenantOut.of(t) for t in page.items], cursor=page.cursor)
+
+
+@router.post("/{tenant}/keys", status_code=201)
+def rotate_keys(reach: Reach, tenant: str, body: RotateIn | None = None) -> KeyOut:
+    """A new key; all others of its scope end at once, those of the other scope stay.
+
+    Without a body the scope is `manage`."""
+    scope = body.scope if body else "manage"
+    return KeyOut(tenant=tenant, api_key=reach.registry.tenants.rotate(tenant, scope)[1])
+
+
+@router.delete("/{tenant}", status_code=204)
+def erase_tenant(reach: Reach, tenant: str) -> None:
+    """Erases a tenant with all its data."""
+    reach.registry.tenants.erase(tenant)

@@ -1,0 +1,485 @@
+"""The JSON of the HTTP contract."""
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from service.records.adapters import Adapter, Version
+from service.records.datasets import Dataset, Image
+from service.records.fit_params import FitParams, Template, Text, Writable
+from service.records.jobs import Job
+from service.records.tenants import Key, Scope, Tenant
+
+_SHA256 = hashlib.sha256(b"an example").hexdigest()
+_MAX_WORDS = 1000  # characters; what CLIP reads ends at 77 tokens, a megabyte takes it seconds
+Words = Annotated[str, Field(max_length=_MAX_WORDS), Writable]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S"), Writable]
+FileName = Annotated[str, Field(max_length=300), Writable]
+AdapterName = Annotated[
+    str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+]
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+def _example(value: dict[str, Any]) -> ConfigDict:
+    """Of a model, for the OpenAPI document."""
+    return ConfigDict(json_schema_extra={"examples": [value]})
+
+
+class Named(_In):
+    """A new tenant or data set."""
+
+    model_config = _example({"name": "flowers of our meadow"})
+
+    name: Name
+
+
+class TenantOut(BaseModel):
+    model_config = _example(
+        {
+            "tenant": "tenant_0643a1b2c3d4e0123abcd",
+            "name": "Meadow Ltd",
+            "created_at": "2026-05-04T10:00:00.000Z",
+        }
+    )
+
+    tenant: str
+    name: str
+    created_at: str
+
+    @classmethod
+    def of(cls, tenant: Tenant) -> "TenantOut":
+        return cls(tenant=tenant.id, name=tenant.name, created_at=tenant.created_at)
+
+
+class KeyOut(BaseModel):
+    """A tenant's new key, shown this once."""
+
+    model_config = _example({"tenant": "tenant_0643a1b2c3d4e0123abcd", "api_key": "rma_Q2x…"})
+
+    tenant: str
+    api_key: str
+
+
+class KeyIn(_In):
+    model_config = _example({"scope": "classify"})
+
+    scope: Scope = Field(
+        "classify",
+        description="classify: classify, embeddings, the list of adapters; manage: everything",
+    )
+
+
+class RotateIn(_In):
+    model_config = _example({"scope": "manage"})
+
+    scope: Scope = Field("manage", description="whose keys end, and what the new one may do")
+
+
+class KeyInfoOut(BaseModel):
+    """A key by its id; the key itself is not kept."""
+
+    model_config = _example(
+        {
+            "key_id": "key_0643a1b2c3d4e0123abcd",
+            "scope": "classify",
+            "created_at": "2026-05-04T10:00:00.000Z",
+        }
+    )
+
+    key_id: str
+    scope: Scope
+    created_at: str
+
+    @classmethod
+    def of(cls, key: Key) -> "KeyInfoOut":
+        return cls(key_id=key.id, scope=key.scope, created_at=key.created_at)
+
+
+class NewKeyOut(KeyInfoOut):
+    """The key is shown this once."""
+
+    model_config = _example(
+        {
+            "key_id": "key_0643a1b2c3d4e0123abcd",
+            "scope": "classify",
+            "created_at": "2026-05-04T10:00:00.000Z",
+            "api_key": "rma_Q2x…",
+        }
+    )
+
+    api_key: str
+
+
+class DatasetOut(BaseModel):
+    model_config = _example(
+        {
+            "dataset": "dataset_0643a1b2c3d4e0123abcd",
+            "name": "flowers of our meadow",
+            "created_at": "2026-05-04T10:00:00.000Z",
+            "images": 32,
+            "labels": {"rose": 16, "tulip": 16},
+        }
+    )
+
+    dataset: str
+    name: str
+    created_at: str
+    images: int
+    labels: dict[str, int]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "DatasetOut":
+        return cls(
+            dataset=dataset.id,
+            name=dataset.name,
+            created_at=dataset.created_at,
+            images=sum(dataset.labels.values()),
+            labels=dataset.labels,
+        )
+
+
+class ImageOut(BaseModel):
+    """`image` is the SHA-256 of the picture as it was sent."""
+
+    model_config = _example(
+        {
+            "image": _SHA256,
+            "label": "rose",
+            "name": "IMG_0001.jpg",
+            "bytes": 183204,
+        }
+    )
+
+    image: str
+    label: str
+    name: str
+    bytes: int
+
+    @classmethod
+    def of(cls, image: Image) -> "ImageOut":
+        return cls(image=image.digest, label=image.label, name=image.name, bytes=image.bytes)
+
+
+class MoveIn(_In):
+    model_config = _example({"label": "tulip"})
+
+    label: Text = Field(description="the class that the picture goes to")
+
+
+class RejectedOut(BaseModel):
+    file: str
+    reason: str
+
+
+class UploadOut(BaseModel):
+    model_config = _example(
+        {
+            "accepted": 16,
+            "rejected": [
+                {
+                    "file": "rose/notes.txt",
+                    "reason": "not a picture in a known format (JPEG, PNG, WEBP, GIF, BMP)",
+                }
+            ],
+            "labels": {"rose": 16},
+            "duplicates": ["rose/IMG_0002.jpg"],
+        }
+    )
+
+    accepted: int
+    rejected: list[RejectedOut]
+    duplicates: list[str] = Field(
+        [], description="of the accepted, files whose picture was in that class already"
+    )
+    labels: dict[str, int]
+
+
+class JobIn(_In):
+    model_config = _example(
+        {"dataset": "dataset_0643a1b2c3d4e0123abcd", "adapter": "flowers", "publish": "if_better"}
+    )
+
+    dataset: Text
+    adapter: AdapterName
+    params: FitParams = FitParams()
+    publish: bool | Literal["if_better"] = True
+
+
+class ProgressOut(BaseModel):
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+
+
+class JobOut(BaseModel):
+    model_config = _example(
+        {
+            "job": "job_0643a1b2c3d4e0123abcd",
+            "state": "running",
+            "dataset": "dataset_0643a1b2c3d4e0123abcd",
+            "adapter": "flowers",
+            "params": {},
+            "publish": "if_better",
+            "progress": {"epoch": 12, "epochs": 300, "step": 36, "steps": 900, "loss": 0.41},
+            "metrics": None,
+            "version": None,
+            "published": None,
+            "error": None,
+            "created_at": "2026-05-04T10:00:00.000Z",
+            "started_at": "2026-05-04T10:00:01.000Z",
+            "finished_at": None,
+        }
+    )
+
+    job: str
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    dataset: str
+    adapter: str
+    params: dict[str, Any]
+    publish: bool | Literal["if_better"]
+    progress: ProgressOut | None
+    metrics: dict[str, Any] | None
+    version: int | None
+    published: bool | None
+    error: str | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+
+    @classmethod
+    def of(cls, job: Job) -> "JobOut":
+        return cls(
+            job=job.id,
+            state=job.state,
+            dataset=job.spec.dataset,
+            adapter=job.spec.adapter,
+            params=job.spec.params,
+            publish=job.spec.publish,
+            progress=ProgressOut(**job.progress) if job.progress else None,
+            metrics=job.metrics,
+            version=job.version if job.state == "succeeded" else None,
+            published=job.published,
+            error=job.error,
+            created_at=job.created_at,
+            started_at=job.started_at,
+            finished_at=job.finished_at,
+        )
+
+
+class VersionOut(BaseModel):
+    version: int
+    live: bool
+    artifact_sha256: str
+    bytes: int
+    model: str
+    classes: list[str]
+    template: str
+    created_at: str
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of(cls, version: Version, live: int | None) -> "VersionOut":
+        return cls(
+            version=version.number,
+            live=version.number == live,
+            artifact_sha256=version.sha256,
+            bytes=version.bytes,
+            model=version.clip,
+            classes=list(version.classes),
+            template=version.template,
+            created_at=version.created_at,
+            metrics=version.metrics,
+        )
+
+
+class AdapterOut(BaseModel):
+    model_config = _example(
+        {
+            "adapter": "flowers",
+            "live": 2,
+            "versions": [
+                {
+                    "version": 2,
+                    "live": True,
+                    "artifact_sha256": _SHA256,
+                    "bytes": 268704,
+                    "model": "ViT-B-16",
+                    "classes": ["rose", "tulip"],
+                    "template": "a photo of a {}.",
+                    "created_at": "2026-05-04T10:01:00.000Z",
+                    "metrics": {
+                        "adapted": {"accuracy": 0.97, "interval": [0.84, 0.99], "images": 32},
+                        "zero_shot": {"accuracy": 0.81, "interval": [0.65, 0.91], "images": 32},
+                    },
+                }
+            ],
+        }
+    )
+
+    adapter: str
+    live: int | None
+    versions: list[VersionOut]
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> "AdapterOut":
+        versions = [VersionOut.of(version, adapter.live) for version in adapter.versions]
+        return cls(adapter=adapter.name, live=adapter.live, versions=versions)
+
+
+class LiveIn(_In):
+    model_config = _example({"version": 1})
+
+    version: int = Field(ge=1)
+
+
+class ImageIn(_In):
+    b64: str
+    file: FileName | None = Field(None, description="a name for the answer")
+
+
+class ClassifyIn(_In):
+    """`classes` unset: the adapter's own. `adapter` unset: zero-shot."""
+
+    model_config = _example(
+        {
+            "images": [{"b64": "/9j/4AAQSkZJRg…", "file": "photo.jpg"}],
+            "classes": ["rose", "tulip", "thistle"],
+            "adapter": "flowers",
+        }
+    )
+
+    images: list[ImageIn] = []
+    classes: list[Words] | None = None
+    adapter: Text | None = None
+    version: int | None = Field(None, ge=1)
+    template: Template | Annotated[list[Template], Field(max_length=100)] | None = Field(
+        None, description="a list: a class's feature is the mean over its prompts"
+    )
+    top_k: int | None = Field(None, ge=1)
+    min_score: float | None = Field(None, ge=0, le=1)
+
+
+class PredictionOut(BaseModel):
+    label: str
+    score: float
+
+
+class ResultOut(BaseModel):
+    file: str
+    label: str | None
+    predictions: list[PredictionOut]
+    error: str | None = None
+    warning: str | None = Field(None, description="what is wrong with a picture that was read")
+
+
+class ClassifyOut(BaseModel):
+    model_config = _example(
+        {
+            "model": "ViT-B-16",
+            "adapter": "flowers",
+            "version": 2,
+            "artifact_sha256": _SHA256,
+            "results": [
+                {
+                    "file": "photo.jpg",
+                    "label": "rose",
+                    "predictions": [
+                        {"label": "rose", "score": 0.93},
+                        {"label": "tulip", "score": 0.06},
+                        {"label": "thistle", "score": 0.01},
+                    ],
+                    "error": None,
+                    "warning": None,
+                }
+            ],
+        }
+    )
+
+    model: str
+    adapter: str | None
+    version: int | None
+    artifact_sha256: str | None
+    results: list[ResultOut]
+
+
+class EmbeddingsIn(_In):
+    """OpenAI's request shape; `input` holds texts, or pictures as data URIs."""
+
+    model_config = _example(
+        {
+            "input": ["a photo of a rose.", "data:image/jpeg;base64,/9j/4AAQSkZJRg…"],
+            "adapter": "flowers",
+        }
+    )
+
+    input: Annotated[list[Text], Field(min_length=1, max_length=1000)] | Text
+    adapter: Text | None = None
+    version: int | None = Field(None, ge=1)
+    model: Text | None = Field(None, description="read by clients of OpenAI's; there is one model")
+    encoding_format: Literal["float"] = "float"
+
+    @field_validator("input")
+    @classmethod
+    def _short(cls, given: list[str] | str) -> list[str] | str:
+        for text in [given] if isinstance(given, str) else given:
+            if len(text) > _MAX_WORDS and not text.startswith("data:"):
+                raise ValueError(f"a text has at most {_MAX_WORDS} characters")
+        return given
+
+
+class EmbeddingOut(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float]
+
+
+class UsageOut(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsOut(BaseModel):
+    model_config = _example(
+        {
+            "object": "list",
+            "model": "ViT-B-16",
+            "adapter": "flowers",
+            "version": 2,
+            "data": [{"object": "embedding", "index": 0, "embedding": [0.012, -0.034, 0.027]}],
+            "usage": {"prompt_tokens": 8, "total_tokens": 8},
+        }
+    )
+
+    object: Literal["list"] = "list"
+    model: str
+    adapter: str | None
+    version: int | None
+    data: list[EmbeddingOut]
+    usage: UsageOut
+
+
+class ProblemOut(BaseModel):
+    """RFC 9457."""
+
+    model_config = _example(
+        {
+            "type": "about:blank",
+            "title": "Invalid request",
+            "status": 422,
+            "detail": "the request is not valid",
+            "errors": [{"field": "classes", "reason": "required"}],
+        }
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] = []

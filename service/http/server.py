@@ -1,0 +1,77 @@
+"""Serves the app over a socket, and stops without losing a request."""
+
+import asyncio
+import socket
+import threading
+import time
+
+import uvicorn
+
+from adapters.errors import RMAdapterError
+from service import tracing
+from service.http.app import create_app
+from service.settings import Settings
+from service.wiring import Services
+
+_GRACE_SECONDS = 30  # accepted requests are finished within it
+_KEEP_ALIVE_SECONDS = 75  # above a minute, for which balancers keep idle connections
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The API's socket; port 0: any free one.
+
+    Raises:
+        RMAdapterError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # asyncio turns Nagle's algorithm off for sockets that say they are TCP; else an answer waits
+    # for the client's delayed acknowledgement of its head: 40 ms
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise RMAdapterError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror};"
+            " another --port may be free"
+        ) from error
+    return listener
+
+
+def serve_app(services: Services, listener: socket.socket, drain_seconds: float) -> None:
+    """Serves until SIGINT or SIGTERM, then drains, and finishes what it accepted."""
+    app = create_app(services)
+    tracing.trace_requests(app)
+    config = uvicorn.Config(
+        app,
+        log_config=None,  # the service's own, which also says more of each request
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    _DrainingServer(config, services.draining, drain_seconds).run(sockets=[listener])
+
+
+class _DrainingServer(uvicorn.Server):
+    """Before it stops to listen, it goes on for a while in which /readyz says no.
+
+    What a closing listener has not accepted yet is lost, and so is a request on a kept connection
+    that is closed in that moment: so balancers are turned away first, and connections ended by the
+    answers themselves.
+    """
+
+    def __init__(self, config: uvicorn.Config, draining: threading.Event, seconds: float) -> None:
+        super().__init__(config)
+        self._draining, self._seconds = draining, seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._draining.set()
+        close = (b"connection", b"close")
+        self.server_state.default_headers = [*self.server_state.default_headers, close]
+        deadline = time.monotonic() + self._seconds
+        while time.monotonic() < deadline and not self.force_exit:  # a second signal
+            await asyncio.sleep(0.05)
+        await super().shutdown(sockets)
+        tracing.flush()  # here: uvicorn ends the process by the signal that stopped it

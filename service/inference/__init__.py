@@ -1,0 +1,1 @@
+"""From pictures and names to scores: queue, device, backends, tiers of adapters."""

@@ -1,0 +1,312 @@
+"""Bytes → pixels → features → scores, for one request."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from itertools import chain
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adapters.bank import FROZEN
+from adapters.classify import (
+    TEMPLATE,
+    check_classes,
+    check_template,
+    mean_features,
+    prompts,
+    scores,
+)
+from adapters.clip import FrozenCLIP
+from adapters.errors import BadImage
+from adapters.pixels import ImageLimits, Pixels, decode
+from service import metrics, tracing
+from service.caches import Recent
+from service.errors import Invalid, Problem, TooLarge, Unavailable
+from service.inference.admission import Admission
+from service.inference.engine import Engine
+from service.inference.queue import Feature, Row
+from service.inference.tiers import Lease, Tiers
+from service.inference.version import ServedVersion
+
+_TEXT_ROWS = 128  # class names queued at a time, so that a long list leaves room for others
+_FROZEN_LEASE = Lease(FROZEN, "device")
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One file of a request."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked. `version` None: zero-shot, the frozen CLIP."""
+
+    tenant: str
+    version: ServedVersion | None
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]  # several: a class's feature is the mean over them
+    top_k: int | None
+    min_score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One file's scores, best first, or why it has none."""
+
+    file: str
+    label: str | None
+    predictions: tuple[tuple[str, float], ...]
+    error: str | None = None
+    warning: str | None = None  # what is wrong with a picture that could be read all the same
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may hold."""
+
+    image: ImageLimits
+    images: int
+    classes: int
+    seconds: float
+
+
+class Classifier:
+    """Answers questions with the engine and the tiers."""
+
+    def __init__(
+        self,
+        clip: FrozenCLIP,
+        engine: Engine,
+        tiers: Tiers,
+        limits: Limits,
+        decode_threads: int,
+        text_features: int,
+    ) -> None:
+        self._clip, self._engine, self._tiers, self._limits = clip, engine, tiers, limits
+        self._decoders = ThreadPoolExecutor(decode_threads, "decode")
+        self._decodes_of_a_tenant = max(1, decode_threads // 2)
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._text: Recent[tuple[str, tuple[str, ...], str], Feature] = Recent(text_features)
+
+    async def classify(
+        self, question: Question, files: Sequence[Upload], admission: Admission
+    ) -> tuple[list[Answer], Lease]:
+        """Scores each file; a broken one is an answer with its error.
+
+        Raises:
+            Invalid, BadClasses: no files, too many, unusable names; names what is wrong.
+            TooMany: the queue is full. Unavailable: the deadline passed.
+        """
+        admission.hold(len(files))
+        self._check_files(files)
+        check_classes(question.classes, self._limits.classes)
+        for template in question.templates:
+            check_template(template)
+        async with self._in_time(question.version) as lease:
+            tenant = question.tenant
+            with tracing.span("decode", pictures=len(files)):
+                warnings: list[list[str]] = [[] for _ in files]
+                pixels = await asyncio.gather(
+                    *(
+                        self._decode(tenant, file.data, said.append)
+                        for file, said in zip(files, warnings, strict=True)
+                    )
+                )
+            texts = await self._text_features(question, lease)
+            good = [p for p in pixels if not isinstance(p, BadImage)]
+            rows = iter(await self._run(question.tenant, lease, good, one_by_one=True))
+            answers = [
+                _failed(file, image)
+                if isinstance(image, BadImage)
+                else replace(
+                    self._answer(question, file, next(rows), texts),
+                    warning="; ".join(said) or None,
+                )
+                for file, image, said in zip(files, pixels, warnings, strict=True)
+            ]
+        return answers, lease
+
+    async def embed(
+        self,
+        tenant: str,
+        version: ServedVersion | None,
+        inputs: Sequence[str | Upload],
+        admission: Admission,
+    ) -> tuple[list[Feature], int]:
+        """Unit features of texts and pictures in one space, and the number of text tokens.
+
+        Raises what `classify` raises; a broken picture is Invalid.
+        """
+        admission.hold(sum(not isinstance(item, str) for item in inputs))
+        async with self._in_time(version) as lease:
+            contents: list[Pixels | str] = []
+            for i, item in enumerate(inputs):
+                content = item if isinstance(item, str) else await self._decode(tenant, item.data)
+                if isinstance(content, BadImage):
+                    raise Invalid("an input is not a picture", Problem(f"input[{i}]", str(content)))
+                contents.append(content)
+            texts = [content for content in contents if isinstance(content, str)]
+            lengths = await self._lengths(texts)
+            read = await self._prompt_features(tenant, lease, lengths)
+            pixels = [content for content in contents if not isinstance(content, str)]
+            seen = iter(await self._run(tenant, lease, pixels))
+            features = [read[c] if isinstance(c, str) else _whole(next(seen)) for c in contents]
+            return features, sum(lengths[text] for text in texts)
+
+    async def _lengths(self, texts: Sequence[str]) -> dict[str, int]:
+        """Each text's tokens. Not on the event loop: a long text takes milliseconds.
+
+        Raises:
+            BadClasses: one is too long.
+        """
+        if not texts:
+            return {}
+        distinct = list(dict.fromkeys(texts))
+        loop = asyncio.get_running_loop()
+        lengths = await loop.run_in_executor(self._decoders, self._clip.lengths, distinct)
+        return dict(zip(distinct, lengths, strict=True))
+
+    @asynccontextmanager
+    async def _in_time(self, version: ServedVersion | None) -> AsyncIterator[Lease]:
+        """Within the deadline, and with the version's weights in a slot."""
+        try:
+            async with asyncio.timeout(self._limits.seconds), self._lease(version) as lease:
+                yield lease
+        except TimeoutError as error:
+            raise Unavailable(f"no answer within {self._limits.seconds:g} s") from error
+
+    @asynccontextmanager
+    async def _lease(self, version: ServedVersion | None) -> AsyncIterator[Lease]:
+        if version is None:
+            yield _FROZEN_LEASE
+        else:
+            async with self._tiers.lease(version) as lease:
+                yield lease
+
+    def _check_files(self, files: Sequence[Upload]) -> None:
+        if not files:
+            raise Invalid("no pictures were sent", Problem("files", "required"))
+        if len(files) > self._limits.images:
+            raise TooLarge(f"{len(files)} pictures, more than the {self._limits.images} allowed")
+
+    async def _decode(
+        self, tenant: str, data: bytes, warn: Callable[[str], None] = lambda _: None
+    ) -> Pixels | BadImage:
+        """On at most half of the threads for one tenant, so that a flood does not take them all."""
+        loop = asyncio.get_running_loop()
+        turn = self._turns.setdefault(tenant, asyncio.Semaphore(self._decodes_of_a_tenant))
+        try:
+            async with turn:
+                pixels = await loop.run_in_executor(
+                    self._decoders, decode, data, self._clip.spec, self._limits.image, warn
+                )
+        except BadImage as error:
+            metrics.IMAGES.labels("rejected").inc()
+            return error
+        metrics.IMAGES.labels("accepted").inc()
+        return pixels
+
+    async def _text_features(self, question: Question, lease: Lease) -> NDArray[np.float32]:
+        """[C, e], from memory where it was made before: by weights, templates and class."""
+        weights = question.version.sha256 if question.version else ""
+        keys = [(weights, question.templates, name) for name in question.classes]
+        found = {key: self._text[key] for key in keys if key in self._text}
+        if missing := [key[2] for key in keys if key not in found]:
+            made = await self._ensembles(question, lease, missing)
+            found |= {(weights, question.templates, name): made[name] for name in missing}
+        for key in keys:
+            self._text.keep(key, found[key])
+        return np.stack([found[key] for key in keys])
+
+    async def _ensembles(
+        self, question: Question, lease: Lease, names: Sequence[str]
+    ) -> dict[str, Feature]:
+        """Each name's feature, the mean over the templates."""
+        by_template = [prompts(names, template) for template in question.templates]
+        lengths = await self._lengths(list(chain(*by_template)))
+        made = await self._prompt_features(question.tenant, lease, lengths)
+        if len(by_template) == 1:
+            return {name: made[prompt] for name, prompt in zip(names, by_template[0], strict=True)}
+        stacks = [
+            np.stack([made[p] for p in of_name]) for of_name in zip(*by_template, strict=True)
+        ]
+        means = [mean_features(torch.from_numpy(stack)).numpy() for stack in stacks]
+        return dict(zip(names, means, strict=True))
+
+    async def _prompt_features(
+        self, tenant: str, lease: Lease, lengths: Mapping[str, int]
+    ) -> dict[str, Feature]:
+        """Of texts with their lengths. Short ones first: a batch is as long as its longest."""
+        order = sorted(lengths, key=lengths.__getitem__)
+        made: dict[str, Feature] = {}
+        for start in range(0, len(order), _TEXT_ROWS):
+            chunk = order[start : start + _TEXT_ROWS]
+            features = await self._run(tenant, lease, chunk)
+            made.update(zip(chunk, map(_whole, features), strict=True))
+        return made
+
+    async def _run(
+        self,
+        tenant: str,
+        lease: Lease,
+        contents: Sequence[Pixels | str],
+        one_by_one: bool = False,
+    ) -> list[Feature | Exception]:
+        """Features in order; with `one_by_one`, a row that broke is its error in the list."""
+        rows = [Row(tenant, lease.slot, content) for content in contents]
+        if not rows:
+            return []
+        with tracing.span("queue and device", rows=len(rows)):
+            self._engine.submit(rows)
+            waiting = [asyncio.wrap_future(row.future) for row in rows]
+            try:
+                results = await asyncio.gather(*waiting, return_exceptions=True)
+            except asyncio.CancelledError:  # the client has gone, or the deadline passed
+                self._engine.withdraw(rows)
+                raise
+        for result in results:
+            if isinstance(result, BaseException) and not (
+                one_by_one and isinstance(result, Exception)
+            ):
+                raise result
+        return results  # type: ignore[return-value]
+
+    def _answer(
+        self,
+        question: Question,
+        file: Upload,
+        feature: Feature | Exception,
+        texts: NDArray[np.float32],
+    ) -> Answer:
+        if isinstance(feature, Exception):
+            return _failed(file, BadImage("the model could not process this picture"))
+        version = question.version
+        scale = version.logit_scale if version else self._clip.logit_scale
+        row = torch.from_numpy(feature).unsqueeze(0)  # [1, e]
+        ranking = scores(row, torch.from_numpy(texts), scale)[0].numpy()  # [C]
+        order = np.argsort(-ranking, kind="stable")[: question.top_k]
+        ranked = tuple((question.classes[i], float(ranking[i])) for i in order)
+        sure = question.min_score is None or ranked[0][1] >= question.min_score
+        return Answer(file.name, ranked[0][0] if sure else None, ranked)
+
+
+def default_template(version: ServedVersion | None) -> str:
+    """The template that an adapter was fitted with; CLIP's usual one without an adapter."""
+    return version.template if version else TEMPLATE
+
+
+def _failed(file: Upload, error: BadImage) -> Answer:
+    return Answer(file.name, None, (), str(error))
+
+
+def _whole(feature: Feature | Exception) -> Feature:
+    assert not isinstance(feature, Exception)
+    return feature

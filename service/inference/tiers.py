@@ -1,0 +1,157 @@
+"""Where adapters lie: the bank on the device, host memory behind it, the blob store behind that.
+
+Lives on the event loop's thread, which is all the locking it needs. An adapter is named by its
+artifact's SHA-256, so that a slot can hold nothing but the very weights that were asked for. A
+lease keeps its slot from being written until it ends.
+"""
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from adapters.artifact import Artifact, check_clip, decode, sha256
+from adapters.bank import FROZEN, AdapterWeights
+from adapters.clip import FrozenCLIP
+from adapters.errors import BadArtifact, DoesNotFit
+from service import metrics
+from service.caches import Recent
+from service.errors import NotFound
+from service.inference.engine import Engine
+from service.inference.version import ServedVersion
+
+Tier = Literal["device", "host", "blob"]
+
+_WORKING_SET_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A slot that holds a version's weights while the lease lasts, and where they were found."""
+
+    slot: int
+    tier: Tier
+
+
+class Tiers:
+    """Hands out slots; least recently used adapters make room."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        clip: FrozenCLIP,
+        slots: int,
+        host_adapters: int,
+        fetch: Callable[[str], bytes],
+        pinned: frozenset[str] = frozenset(),
+    ) -> None:
+        """`pinned` are adapters, as tenant/adapter, that nothing puts off the device again.
+
+        Raises:
+            DoesNotFit: they would fill the bank.
+        """
+        self._engine, self._clip, self._fetch = engine, clip, fetch
+        self._free = list(range(slots - 1, FROZEN, -1))
+        self._capacity = len(self._free)
+        if len(pinned) >= self._capacity:
+            raise DoesNotFit(f"{len(pinned)} pinned adapters fill a bank of {self._capacity}")
+        self._pinned: dict[str, str] = dict.fromkeys(pinned, "")  # tenant/adapter → last sha256
+        self._resident: OrderedDict[str, int] = OrderedDict()  # sha256 → slot, oldest use first
+        self._leases: Counter[str] = Counter()
+        self._host: Recent[str, AdapterWeights] = Recent(host_adapters)
+        self._loading: dict[str, asyncio.Task[Tier]] = {}
+        self._released = asyncio.Condition()
+        self._used: OrderedDict[str, float] = OrderedDict()  # sha256 → when, oldest first
+
+    @asynccontextmanager
+    async def lease(self, version: ServedVersion) -> AsyncIterator[Lease]:
+        """Brings a version's weights onto the device, if they are not, and keeps them there.
+
+        Raises:
+            BadArtifact, DoesNotFit: the file cannot be used here; never answered by another one.
+            Unavailable: the object store does not answer.
+        """
+        sha = version.sha256
+        self._count_use(sha)
+        self._leases[sha] += 1  # from now on its slot is not given away
+        name = f"{version.tenant}/{version.adapter}"
+        if name in self._pinned:
+            self._pinned[name] = sha
+        try:
+            tier = await self._ensure(version)
+            metrics.ADAPTER_LOOKUPS.labels(tier).inc()
+            self._resident.move_to_end(sha)
+            yield Lease(self._resident[sha], tier)
+        finally:
+            self._leases[sha] -= 1
+            if not self._leases[sha]:
+                del self._leases[sha]
+            async with self._released:
+                self._released.notify()
+
+    async def _ensure(self, version: ServedVersion) -> Tier:
+        sha = version.sha256
+        if sha in self._resident:
+            return "device"
+        if sha not in self._loading:
+            task = asyncio.create_task(self._load(version))
+            self._loading[sha] = task
+            task.add_done_callback(lambda done: self._loaded(sha, done))
+        return await asyncio.shield(self._loading[sha])
+
+    def _loaded(self, sha: str, done: asyncio.Task[Tier]) -> None:
+        del self._loading[sha]
+        if not done.cancelled():
+            done.exception()  # seen, even where everyone who waited has gone meanwhile
+
+    async def _load(self, version: ServedVersion) -> Tier:
+        sha = version.sha256
+        tier: Tier = "host" if sha in self._host else "blob"
+        if tier == "blob":
+            weights = await asyncio.to_thread(self._read, version)
+        else:
+            weights = self._host[sha]
+        self._host.keep(sha, weights)
+        slot = await self._take_slot()
+        try:
+            await asyncio.wrap_future(self._engine.write(slot, weights))
+        except BaseException:
+            self._free.append(slot)
+            raise
+        self._resident[sha] = slot
+        return tier
+
+    def _read(self, version: ServedVersion) -> AdapterWeights:
+        name = f"the file of {version.adapter} version {version.number}"
+        try:
+            data = self._fetch(version.path)
+        except NotFound as error:
+            raise BadArtifact(f"{name} is missing") from error
+        if sha256(data) != version.sha256:
+            raise BadArtifact(f"{name} was changed")
+        artifact: Artifact = decode(data)
+        check_clip(artifact.manifest, self._clip)
+        return artifact.weights
+
+    async def _take_slot(self) -> int:
+        """A free slot, or that of the least recently used adapter that none leases or pins."""
+        while not self._free:
+            kept = {*self._leases, *self._pinned.values()}
+            idle = next((sha for sha in self._resident if sha not in kept), None)
+            if idle is not None:
+                metrics.ADAPTER_EVICTIONS.inc()
+                return self._resident.pop(idle)
+            async with self._released:
+                await self._released.wait()
+        return self._free.pop()
+
+    def _count_use(self, sha: str) -> None:
+        now = time.monotonic()
+        self._used[sha] = now
+        self._used.move_to_end(sha)
+        while next(iter(self._used.values())) < now - _WORKING_SET_SECONDS:
+            self._used.popitem(last=False)
+        metrics.WORKING_SET.set(len(self._used) / self._capacity)

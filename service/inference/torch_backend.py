@@ -1,0 +1,84 @@
+"""PyTorch runs the model: the plain backend, and the reference of the others."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from adapters.bank import AdapterWeights, Bank
+from adapters.clip import FrozenCLIP
+from adapters.pixels import Pixels
+from service.caches import Recent
+from service.inference.protocol import Features
+
+
+class LowerText:
+    """What the blocks below the first adapter make of a prompt: the same for every tenant, so it is
+    kept by prompt, least recently used out.
+    """
+
+    def __init__(self, clip: FrozenCLIP, first: int, limit: int) -> None:
+        self._clip, self._first = clip, first
+        self._known: Recent[str, tuple[Tensor, Tensor]] = Recent(limit)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(tokens [N, L, d], ids int64 [N, L]), L being the longest prompt's length."""
+        missing = [p for p in dict.fromkeys(prompts) if p not in self._known]
+        found = {p: self._known[p] for p in prompts if p in self._known}
+        found |= self._compute(missing)
+        for prompt in prompts:
+            self._known.keep(prompt, found[prompt])
+        tokens = [found[prompt][0] for prompt in prompts]
+        ids = [found[prompt][1] for prompt in prompts]
+        return pad_sequence(tokens, batch_first=True), pad_sequence(ids, batch_first=True)
+
+    def _compute(self, prompts: list[str]) -> dict[str, tuple[Tensor, Tensor]]:
+        if not prompts:
+            return {}
+        ids = self._clip.tokenize(prompts)
+        tokens = self._clip.text_lower(ids, self._first)
+        ends = (self._clip.end_of_text(ids) + 1).tolist()
+        return {
+            prompt: (tokens[i, :end].clone(), ids[i, :end].clone())
+            for i, (prompt, end) in enumerate(zip(prompts, ends, strict=True))
+        }
+
+
+class TorchBackend:
+    """The plain one: open_clip's modules, the bank's tensors beside them."""
+
+    name = "torch"
+
+    def __init__(self, clip: FrozenCLIP, bank: Bank, prompts: int = 10_000) -> None:
+        self._clip, self._bank = clip, bank
+        self.picture_size = clip.spec.size
+        self._lower_text = LowerText(clip, bank.text.first, prompts)
+
+    @torch.inference_mode()
+    def images(self, pixels: Sequence[Pixels], slots: Sequence[int]) -> Features:
+        first = self._bank.image.first
+        rows = torch.from_numpy(np.stack(pixels))  # uint8 [B, 3, S, S]
+        tokens = self._clip.image_lower(rows, first)
+        return as_array(self._clip.image_upper(tokens, first, self._bank.image.delta(slots)))
+
+    @torch.inference_mode()
+    def texts(self, prompts: Sequence[str], slots: Sequence[int]) -> Features:
+        tokens, ids = self._lower_text(prompts)
+        delta = self._bank.text.delta(slots)
+        return as_array(self._clip.text_upper(tokens, ids, self._bank.text.first, delta))
+
+    @torch.inference_mode()
+    def write(self, slot: int, weights: AdapterWeights) -> None:
+        self._bank.write(slot, weights)
+
+    def ping(self) -> None:
+        torch.ones(1, device=self._clip.device).sum().item()
+
+
+def as_array(features: Tensor) -> Features:
+    return features.cpu().numpy()

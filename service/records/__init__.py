@@ -1,0 +1,79 @@
+"""Records: tenants, data sets, jobs, adapters, in Redis; what must outlive Redis also as blobs."""
+
+from dataclasses import dataclass
+
+from service.errors import NewerFormat, Unavailable
+from service.records.adapters import Adapters
+from service.records.blobs import Blobs
+from service.records.datasets import Datasets, Usage
+from service.records.formats import check_blobs
+from service.records.jobs import Bounds, Jobs
+from service.records.rates import Rate, Rates
+from service.records.store import Store, connect
+from service.records.tenants import Tenants
+from service.settings import Settings
+from training.jobs import make_broker
+
+_RATES_TIMEOUT = 0.2  # seconds: a call is let through rather than kept waiting
+_DAY_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """One noun, one member."""
+
+    store: Store
+    blobs: Blobs
+    tenants: Tenants
+    datasets: Datasets
+    jobs: Jobs
+    adapters: Adapters
+    rates: Rates
+
+    def refuse_newer(self) -> None:
+        """Raises NewerFormat. A store that is away is not waited for: each new connection to Redis
+        looks again."""
+        for look in (self.store.ping, lambda: check_blobs(self.blobs)):
+            try:
+                look()
+            except NewerFormat:
+                raise
+            except Unavailable:
+                continue
+
+
+def open_registry(redis_url: str, blob_url: str, settings: Settings) -> Registry:
+    """Connects at the first use; nothing fails here."""
+    store, blobs = connect(redis_url), Blobs(blob_url, settings.s3_keys())
+    broker = make_broker(store)  # so that a Redis that is away is Unavailable here too
+    return Registry(
+        store,
+        blobs,
+        Tenants(store, blobs, settings.max_tenant_keys),
+        Datasets(
+            store,
+            blobs,
+            Usage(
+                settings.max_tenant_images, settings.max_tenant_bytes, settings.max_tenant_datasets
+            ),
+        ),
+        Jobs(
+            store,
+            broker,
+            Bounds(
+                settings.max_open_jobs,
+                settings.max_tenant_adapters,
+                settings.max_versions,
+                settings.tenant_parallel_jobs,
+                settings.job_days * _DAY_SECONDS,
+            ),
+        ),
+        Adapters(store, blobs),
+        Rates(
+            connect(redis_url, _RATES_TIMEOUT),
+            {
+                "classify": Rate(settings.classify_rate, settings.classify_burst),
+                "manage": Rate(settings.manage_rate, settings.manage_burst),
+            },
+        ),
+    )

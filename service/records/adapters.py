@@ -1,0 +1,227 @@
+"""Adapters: named classifiers of a tenant, their versions, and which version is live.
+
+tenants/T/adapters/A/versions/N.safetensors   a version; its header says all about it
+tenants/T/adapters/A/live.json                which version answers
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from adapters.artifact import Manifest, decode, sha256
+from adapters.errors import BadArtifact
+from service.errors import Conflict, NotFound
+from service.records.blobs import Blobs
+from service.records.store import Page, Store, members, tenant_key
+
+LeftOut = Callable[[str, str], None]  # is told a blob's path, and why it was left out
+_LOCK_SECONDS = 30.0  # a publish writes two small records
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One fitted version: what the server must know before it has the file, and its metrics."""
+
+    tenant: str
+    adapter: str
+    number: int
+    sha256: str  # of the whole artifact file
+    bytes: int
+    clip: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    template: str
+    logit_scale: float
+    created_at: str
+    metrics: dict[str, Any]
+
+    @property
+    def path(self) -> str:
+        return version_path(_folder(self.tenant, self.adapter), self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """Versions newest first; `live` is None until the first one is published."""
+
+    name: str
+    live: int | None
+    versions: tuple[Version, ...]
+
+
+class Adapters:
+    """Adds, publishes, finds and deletes versions."""
+
+    def __init__(self, store: Store, blobs: Blobs) -> None:
+        self._store, self._blobs = store, blobs
+
+    def next_number(self, tenant: str, adapter: str) -> int:
+        """A number that no version of this adapter had or will have."""
+        return int(self._store.hincrby(self._name(tenant, adapter), "next", 1))
+
+    def add(self, manifest: Manifest, data: bytes) -> Version:
+        """Stores an artifact under its number: the blob first, for it is the truth.
+
+        A number's file never changes: when a worker that died had stored it already, that file
+        stands, and its version is returned.
+        """
+        version = version_of(manifest, data)
+        if not self._blobs.create(version.path, data):
+            data = self._blobs.get(version.path)
+            version = version_of(decode(data).manifest, data)
+        self._record(version)
+        return version
+
+    def _record(self, version: Version) -> None:
+        tenant, adapter = version.tenant, version.adapter
+        versions = self._name(tenant, adapter, "versions")
+        with self._store.pipeline() as pipe:
+            pipe.hset(versions, str(version.number), json.dumps(asdict(version)))
+            pipe.zadd(tenant_key(tenant, "adapters"), {adapter: 0})
+            pipe.execute()
+
+    def publish(
+        self,
+        tenant: str,
+        adapter: str,
+        number: int,
+        allowed: Callable[[Version | None], bool] = lambda live: True,
+    ) -> bool:
+        """Makes a version live, if `allowed` says so of the one that is; True when it did.
+
+        Every server looks up what is live for each request, so none answers with the old one after.
+        """
+        self.version(tenant, adapter, number)
+        with self._lock(tenant, adapter):
+            live = self._live(tenant, adapter)
+            if not allowed(self.version(tenant, adapter, live) if live else None):
+                return False
+            manifest = json.dumps({"version": number})
+            self._blobs.put(f"{_folder(tenant, adapter)}/live.json", manifest.encode())
+            self._store.hset(self._name(tenant, adapter), "live", str(number))
+            return True
+
+    def get(self, tenant: str, adapter: str) -> Adapter:
+        with self._store.pipeline() as pipe:
+            pipe.hget(self._name(tenant, adapter), "live")
+            pipe.hgetall(self._name(tenant, adapter, "versions"))
+            live, records = pipe.execute()
+        if not records:
+            raise NotFound(f"there is no adapter {adapter!r}")
+        versions = sorted(map(_read, records.values()), key=lambda v: -v.number)
+        return Adapter(adapter, int(live) if live else None, tuple(versions))
+
+    def page(self, tenant: str, limit: int, cursor: str | None) -> Page[Adapter]:
+        page = members(self._store, tenant_key(tenant, "adapters"), limit, cursor)
+        return Page([self.get(tenant, name) for name in page.items], page.cursor)
+
+    def version(self, tenant: str, adapter: str, number: int | None = None) -> Version:
+        """A version by number, or the live one.
+
+        Raises:
+            NotFound: no such adapter or version. Never answered by another one.
+            Conflict: the adapter has no live version.
+        """
+        wanted = number if number is not None else self._live(tenant, adapter)
+        if wanted is None:
+            self.get(tenant, adapter)
+            raise Conflict(f"no version of {adapter!r} is published")
+        record = self._store.hget(self._name(tenant, adapter, "versions"), str(wanted))
+        if record is None:
+            raise NotFound(f"there is no version {wanted} of an adapter {adapter!r}")
+        return _read(record)
+
+    def delete_version(self, tenant: str, adapter: str, number: int) -> None:
+        """Raises Conflict for the live one."""
+        version = self.version(tenant, adapter, number)
+        with self._lock(tenant, adapter):
+            if self._live(tenant, adapter) == number:
+                raise Conflict(f"version {number} of {adapter!r} is live")
+            self._store.hdel(self._name(tenant, adapter, "versions"), str(number))
+        self._blobs.delete(version.path)
+        if not self._store.hlen(self._name(tenant, adapter, "versions")):
+            self._store.zrem(tenant_key(tenant, "adapters"), adapter)
+
+    def delete(self, tenant: str, adapter: str) -> None:
+        """Deletes an adapter with all its versions; their numbers are not given out again."""
+        self.get(tenant, adapter)
+        with self._lock(tenant, adapter), self._store.pipeline() as pipe:
+            pipe.zrem(tenant_key(tenant, "adapters"), adapter)
+            pipe.hdel(self._name(tenant, adapter), "live")
+            pipe.delete(self._name(tenant, adapter, "versions"))
+            pipe.execute()
+        self._blobs.delete_all(_folder(tenant, adapter))
+
+    def restore(self, tenant: str, adapter: str, left_out: LeftOut) -> None:
+        """Makes the records of one adapter anew from its blobs; `left_out` is told the path of each
+        file that cannot be read, and why. It stays where it is, and its number stays taken."""
+        folder, last = _folder(tenant, adapter), 0
+        for path in self._blobs.paths(f"{folder}/versions"):
+            number = path.rsplit("/", 1)[1].removesuffix(".safetensors")
+            last = max(last, int(number) if number.isdecimal() else 0)
+            data = self._blobs.get(path)
+            try:
+                version = version_of(decode(data).manifest, data)
+            except BadArtifact as error:
+                left_out(path, str(error))
+            else:
+                self._record(version)
+        self._store.hset(self._name(tenant, adapter), "next", str(last))
+        try:
+            live = live_version(self._blobs.get(f"{folder}/live.json"))
+        except NotFound:
+            return  # never published
+        self._store.hset(self._name(tenant, adapter), "live", str(live))
+
+    def _live(self, tenant: str, adapter: str) -> int | None:
+        live = self._store.hget(self._name(tenant, adapter), "live")
+        return int(live) if live else None
+
+    @contextmanager
+    def _lock(self, tenant: str, adapter: str) -> Iterator[None]:
+        name = self._name(tenant, adapter, "lock")
+        with self._store.lock(name, timeout=_LOCK_SECONDS, raise_on_release_error=False):
+            yield
+
+    @staticmethod
+    def _name(tenant: str, adapter: str, *parts: str) -> str:
+        return tenant_key(tenant, "adapter", adapter, *parts)
+
+
+def version_of(manifest: Manifest, data: bytes) -> Version:
+    """The record of an artifact, from what its file says of itself and its bytes."""
+    return Version(
+        manifest.tenant,
+        manifest.adapter,
+        manifest.version,
+        sha256(data),
+        len(data),
+        manifest.clip,
+        manifest.fingerprint,
+        manifest.classes,
+        manifest.template,
+        manifest.logit_scale,
+        manifest.created_at,
+        manifest.info.get("metrics", {}),
+    )
+
+
+def version_path(folder: str, number: int) -> str:
+    """Where a version of the adapter in `folder` lies."""
+    return f"{folder}/versions/{number:06d}.safetensors"
+
+
+def live_version(manifest: bytes) -> int:
+    """What a live.json says."""
+    return int(json.loads(manifest)["version"])
+
+
+def _read(record: str) -> Version:
+    plain = json.loads(record)
+    return Version(**(plain | {"classes": tuple(plain["classes"])}))
+
+
+def _folder(tenant: str, adapter: str) -> str:
+    return f"tenants/{tenant}/adapters/{adapter}"

@@ -1,0 +1,225 @@
+"""A whole deployment in one file: every blob of every tenant, in a tar that is read before it is
+believed. Redis is made anew from it (`service.records.restore`); the keys of tenants are in it
+as hashes.
+
+What jobs and Redis alone know is not: jobs and their history, idempotency keys, the names of
+pictures' files, the numbers of deleted versions. Nor is the admin key.
+
+Consistent while the service runs, without a lock: pictures and versions never change, and what
+points to them is written after them. So they are copied first, then what points to them, outermost
+last, and a version that went live meanwhile is copied before its `live.json`. What was added while
+it ran may be missing, what was deleted may be there; nothing is there by half.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from service.archives import BROKEN, Careful, unpacked
+from service.errors import Conflict, Invalid, NotFound
+from service.records import Registry
+from service.records.adapters import LeftOut, live_version, version_path
+from service.records.blobs import Blobs
+from service.records.formats import BLOB, FORMAT, check_blobs, check_format, mark_blobs, version_in
+from service.records.restore import log_left_out, restore
+from service.records.store import FORMAT_KEY, PREFIX
+
+log = logging.getLogger(__name__)
+
+_HEAD, _END = "backup.json", "end.json"
+_MAX_BLOB = 2**30  # bytes; an adapter of ViT-L takes under 100 MB
+_ID = r"[a-z]+_[0-9a-f]{1,64}"
+_PATH = re.compile(
+    rf"tenants/{_ID}/(tenant\.json|datasets/{_ID}/(dataset\.json|images/[0-9a-f]{{16}}/"
+    r"(label\.json|[0-9a-f]{64}))|adapters/[A-Za-z0-9][A-Za-z0-9._-]{0,199}/"
+    r"(live\.json|versions/[0-9]{6,12}\.safetensors))"
+)
+# What points to others, in the order in which it is copied, after them.
+_POINTERS = ("label.json", "live.json", "dataset.json", "tenant.json")
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What the last entry must say, for a file that was cut short or changed is refused."""
+
+    blobs: int = 0
+    _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+    def add(self, path: str, data: bytes) -> None:
+        self.blobs += 1
+        self._digest.update(f"{path} {hashlib.sha256(data).hexdigest()}\n".encode())
+
+    def encode(self) -> bytes:
+        return json.dumps({"blobs": self.blobs, "sha256": self._digest.hexdigest()}).encode()
+
+
+def backup(blobs: Blobs, file: Path) -> int:
+    """Writes `file`, for its owner's eyes alone, whole or not at all; the number of blobs.
+
+    A name that ends with gz is compressed, which photos and weights hardly gain from.
+
+    Raises:
+        NewerFormat, Unavailable: of the object store.
+    """
+    check_blobs(blobs)
+    tally = _Tally()
+    with _whole(file) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
+        _append(archive, _HEAD, json.dumps({"format": FORMAT}).encode())
+        for path, data in _snapshot(blobs):
+            tally.add(path, data)
+            _append(archive, path, data)
+        _append(archive, _END, tally.encode())
+    return tally.blobs
+
+
+def restore_backup(registry: Registry, file: Path, left_out: LeftOut = log_left_out) -> int:
+    """Fills an empty deployment; the number of tenants. The file is read twice: nothing is written
+    before all of it was found to be good.
+
+    Raises:
+        Conflict: there are records or blobs already.
+        NewerFormat: a newer release wrote the file, or what is stored.
+        Invalid: it is no backup, or cut short, or changed.
+    """
+    registry.refuse_newer()
+    _refuse_used(registry)
+    for _ in _entries(file):
+        pass
+    for path, data in _entries(file):
+        if not registry.blobs.create(path, data):
+            raise Conflict(f"{path} is there already; nothing of it was overwritten")
+    mark_blobs(registry.blobs)
+    return restore(registry, left_out)
+
+
+def _refuse_used(registry: Registry) -> None:
+    blobs = (path for path in registry.blobs.paths("") if path != BLOB)
+    records = (key for key in registry.store.scan_iter(match=f"{PREFIX}:*") if key != FORMAT_KEY)
+    for what, names in (("the object store", blobs), ("Redis", records)):
+        if (name := next(names, None)) is not None:
+            raise Conflict(f"{what} is not empty (it has {name}); a backup goes into empty ones")
+
+
+def _snapshot(blobs: Blobs) -> Iterator[tuple[str, bytes]]:
+    """Every blob with its path, so ordered that none points to one that did not come before."""
+    versions: set[str] = set()
+    pointers: set[str] = set()
+    for path in blobs.paths("tenants"):
+        place, name = path.rsplit("/", 1)
+        if not _PATH.fullmatch(path):
+            log.warning("left out, for it is nothing of this service: %s", path)
+        elif name in _POINTERS:
+            pointers.add(path)
+        elif (data := _get(blobs, path)) is not None:
+            if name.endswith(".safetensors"):
+                versions.add(path)
+            else:
+                pointers.add(f"{place}/label.json")  # though the list may have been read before it
+            yield path, data
+    for path in sorted(pointers, key=lambda one: (_POINTERS.index(one.rsplit("/", 1)[1]), one)):
+        if path.endswith("/live.json"):
+            yield from _live(blobs, path, versions)
+        elif (data := _get(blobs, path)) is not None:
+            yield path, data
+
+
+def _live(blobs: Blobs, path: str, versions: set[str]) -> Iterator[tuple[str, bytes]]:
+    """What an adapter's live.json says, after the version that it names."""
+    folder = path.removesuffix("/live.json")
+    while (pointer := _get(blobs, path)) is not None:
+        version = version_path(folder, live_version(pointer))
+        if version not in versions:
+            data = _get(blobs, version)
+            if data is None:
+                if _get(blobs, path) == pointer:  # not replaced meanwhile: it was lost before
+                    log.warning("%s names a version that is missing; left out", path)
+                    return
+                continue
+            yield version, data
+        yield path, pointer
+        return
+
+
+def _get(blobs: Blobs, path: str) -> bytes | None:
+    """None: deleted meanwhile."""
+    try:
+        return blobs.get(path)
+    except NotFound:
+        return None
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[IO[bytes]]:
+    """A file under another name, mode 0600, until it is complete and on the disk."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.absolute().parent)
+    try:
+        with os.fdopen(descriptor, "wb") as plain:
+            if file.name.endswith("gz"):
+                with gzip.open(plain, "wb", compresslevel=1) as stream:
+                    yield stream  # type: ignore[misc]
+            else:
+                yield plain
+            plain.flush()
+            os.fsync(plain.fileno())
+        Path(name).replace(file)
+    except BaseException:
+        Path(name).unlink()
+        raise
+
+
+def _append(archive: tarfile.TarFile, path: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(path)
+    entry.size, entry.mode = len(data), 0o600
+    archive.addfile(entry, io.BytesIO(data))
+    archive.members.clear()  # type: ignore[attr-defined]  # else all of them are kept in memory
+
+
+def _entries(file: Path) -> Iterator[tuple[str, bytes]]:
+    """The blobs of a backup; that they are all there, and as they were, is known at the end."""
+    tally = _Tally()
+    with file.open("rb") as stream:
+        try:
+            entries = _read_tar(stream)
+            name, data = next(entries, ("", b""))
+            if name != _HEAD:
+                raise Invalid(f"{file} is not a backup of this service")
+            check_format(version_in(data), str(file))
+            for name, data in entries:
+                if name == _END:
+                    break
+                if not _PATH.fullmatch(name):
+                    raise Invalid(f"{file} has an entry that is none of a backup: {name[:200]!r}")
+                tally.add(name, data)
+                yield name, data
+            if name != _END or data != tally.encode() or next(entries, None) is not None:
+                raise Invalid(f"{file} is cut short or changed")
+        except BROKEN as error:
+            raise Invalid(f"{file} cannot be read: it is no backup, or cut short") from error
+
+
+def _read_tar(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Plain files alone, each of bounded size."""
+    head = stream.read(6)
+    stream.seek(0)
+    careful = Careful(unpacked(stream, head), _MAX_BLOB)
+    with tarfile.open(fileobj=careful, mode="r:") as archive:
+        while (entry := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]
+            body = archive.extractfile(entry) if entry.isreg() and not entry.issparse() else None
+            if body is None or not 0 <= entry.size <= _MAX_BLOB:
+                raise Invalid(f"an entry is not a plain file of a sane size: {entry.name[:200]!r}")
+            data = body.read()
+            if len(data) != entry.size:
+                raise EOFError
+            yield entry.name, data

@@ -1,0 +1,49 @@
+"""The format of all that is stored: records, manifests and blobs' places; artifacts have their own.
+
+Redis has it under one key, the blob store in one blob; where neither is, it is format 1, which the
+first releases wrote without a word. A later format may be unreadable here in any part, so it is
+refused as a whole: an older release that wrote into it would lose what it does not know.
+"""
+
+import json
+from typing import Any
+
+from service.errors import NewerFormat, NotFound
+from service.records.blobs import Blobs
+
+FORMAT = 1
+BLOB = "format.json"
+
+
+def check_format(found: object, what: str) -> None:
+    """Raises NewerFormat; `found` is None where nothing is written."""
+    try:
+        known = found is None or 1 <= int(str(found)) <= FORMAT
+    except ValueError:
+        known = False
+    if not known:
+        raise NewerFormat(
+            f"{what} has format {str(found)[:20]}, this release reads up to {FORMAT}:"
+            " a newer release wrote it, and is needed to read it"
+        )
+
+
+def check_blobs(blobs: Blobs) -> None:
+    """Raises NewerFormat or Unavailable."""
+    try:
+        check_format(version_in(blobs.get(BLOB)), "the object store")
+    except NotFound:
+        return
+
+
+def mark_blobs(blobs: Blobs) -> None:
+    """Says the format, unless the store says one already."""
+    blobs.create(BLOB, json.dumps({"format": FORMAT}).encode())
+
+
+def version_in(manifest: bytes) -> Any:
+    """What a manifest says is its format; False, which none is, when it is no manifest."""
+    try:
+        return json.loads(manifest)["format"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False

@@ -1,0 +1,356 @@
+"""Jobs: what was asked for, how it stands, and sending it to the workers.
+
+A tenant's first few open jobs are in the queue, the rest wait here, so that a flood from one tenant
+does not starve another. A job is marked as sent after it was: a crash between the two sends it
+twice, never not at all, and a lease lets one worker alone run it. Leases and waits run by Redis's
+clock alone: no host's own clock, however wrong, runs a job twice or never. Where Redis's is set
+back, what is left of a lease or a wait is cut to its full length.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from dramatiq.brokers.redis import RedisBroker
+
+from service.errors import Conflict, NotFound, OverQuota
+from service.records.store import Page, Store, key, members, new_id, now, tenant_key
+from training.fit import Progress
+from training.jobs import FitJob
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Publish = bool | Literal["if_better"]
+
+LEASE_SECONDS = 8  # so long a dead worker keeps its job from others
+_LOST_SECONDS = 15  # by then the queue itself has given a dead worker's job to another
+MAX_ATTEMPTS = 3  # a job that killed so many workers is at fault itself
+_ENDED = ("succeeded", "failed", "cancelled")
+_IDEMPOTENCY_SECONDS = 24 * 3600
+_QUEUE_RETRY = 10  # seconds; a small fit takes less
+# Each is one step for Redis: a cancel and a worker cannot both win, nor two requests take the last
+# place, and no crash leaves a half. Each may be repeated: the client does so when the connection
+# broke before the answer. _CREATE counts as adapters and versions those that are there and those
+# that open jobs will make.
+_CREATE = """
+local open, adapters, versions, jobs, tenants, earlier, prefix = unpack(KEYS)
+local most, most_adapters, most_versions = unpack(ARGV, 1, 3)
+local adapter, id, spec, created, tenant, idempotent, seconds = unpack(ARGV, 4)
+local job = prefix .. ':' .. id
+if redis.call('hexists', job, 'state') == 1 then return {'', id} end
+local found = idempotent == '1' and redis.call('get', earlier)
+if found then return {'', found} end
+local waiting = redis.call('zrange', open, 0, -1)
+if #waiting >= tonumber(most) then return {'open jobs', #waiting} end
+local coming, count, of_this = {}, redis.call('zcard', adapters), redis.call('hlen', versions)
+for _, other in ipairs(waiting) do
+  local name = cjson.decode(redis.call('hget', prefix .. ':' .. other, 'spec') or '{}').adapter
+  if name == adapter then of_this = of_this + 1 end
+  if name and not coming[name] and not redis.call('zscore', adapters, name) then
+    coming[name] = true
+    count = count + 1
+  end
+end
+local another = not redis.call('zscore', adapters, adapter) and not coming[adapter]
+if another and count >= tonumber(most_adapters) then return {'adapters', count} end
+if of_this >= tonumber(most_versions) then return {'versions', of_this} end
+if idempotent == '1' then redis.call('set', earlier, id, 'EX', seconds) end
+redis.call('hset', job, 'spec', spec, 'state', 'queued', 'created_at', created)
+redis.call('zadd', jobs, 0, id)
+redis.call('zadd', open, 0, id)
+redis.call('sadd', tenants, tenant)
+return {'', id}
+"""
+_CLAIM = """
+local job, lease = unpack(KEYS)
+local worker, seconds, now = unpack(ARGV)
+local holder = redis.call('get', lease)
+if holder and holder ~= worker then
+  if redis.call('pttl', lease) > seconds * 1000 then redis.call('expire', lease, seconds) end
+  return -1
+end
+if redis.call('hexists', job, 'state') == 0 then return 0 end
+if redis.call('hexists', job, 'finished_at') == 1 then return 0 end
+if not holder then
+    redis.call('hincrby', job, 'attempts', 1)
+    redis.call('hset', job, 'state', 'running', 'started_at', now)
+end
+redis.call('set', lease, worker, 'EX', seconds)
+return 1
+"""
+_RENEW = """
+local job, lease = unpack(KEYS)
+local worker, seconds = unpack(ARGV)
+local holder = redis.call('get', lease)
+if holder and holder ~= worker then return 0 end
+if redis.call('hexists', job, 'finished_at') == 1 then return 0 end
+redis.call('set', lease, worker, 'EX', seconds)
+return 1
+"""
+# It also forgets jobs that ended long ago, a few at a time.
+_END = """
+local job, open, jobs, ended, prefix = unpack(KEYS)
+local id, finished, seconds = unpack(ARGV, 1, 3)
+redis.call('zrem', open, id)
+if redis.call('hexists', job, 'state') == 0 then return 0 end
+if redis.call('hsetnx', job, 'finished_at', finished) == 0 then return 0 end
+redis.call('hset', job, unpack(ARGV, 4))
+local clock = tonumber(redis.call('time')[1])
+redis.call('zadd', ended, clock, id)
+for _, old in ipairs(redis.call('zrangebyscore', ended, 0, clock - seconds, 'LIMIT', 0, 100)) do
+  redis.call('del', prefix .. ':' .. old)
+  redis.call('zrem', jobs, old)
+  redis.call('zrem', ended, old)
+end
+return 1
+"""
+_BUSY_TENANTS = key("tenants-with-jobs")
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What was asked for."""
+
+    dataset: str
+    adapter: str
+    params: dict[str, Any]
+    publish: Publish
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One fit and how it stands."""
+
+    id: str
+    tenant: str
+    spec: JobSpec
+    state: State
+    created_at: str
+    started_at: str | None = None
+    finished_at: str | None = None
+    attempts: int = 0
+    progress: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
+    version: int | None = None
+    published: bool | None = None
+    error: str | None = None
+    cancel_requested: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return self.state in _ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one tenant may have; `parallel`: of its open jobs, how many workers may share at once;
+    `kept_seconds`: so long an ended job is kept."""
+
+    open_jobs: int
+    adapters: int
+    versions: int  # of one adapter
+    parallel: int
+    kept_seconds: int
+
+
+class Jobs:
+    """Takes jobs in, sends them out, and keeps how they stand."""
+
+    def __init__(self, store: Store, broker: RedisBroker, bounds: Bounds) -> None:
+        self._store, self._broker, self._bounds = store, broker, bounds
+
+    def create(
+        self,
+        tenant: str,
+        spec: JobSpec,
+        idempotency_key: str | None = None,
+        trace: str | None = None,
+    ) -> Job:
+        """A new job; with the same idempotency key, the same job. `trace`: what it is part of.
+
+        Raises:
+            OverQuota: of open jobs, of the adapter's versions, or of adapters when this would
+                make one more.
+            Conflict: the idempotency key was used for another request.
+        """
+        job_id = self._create(tenant, spec, idempotency_key)
+        job = self.get(tenant, job_id)
+        if job.spec != spec:
+            raise Conflict("this Idempotency-Key was used for another request")
+        if trace:
+            self._store.hsetnx(_name(tenant, job_id), "trace", trace)
+        self.dispatch(tenant)
+        return job
+
+    def _create(self, tenant: str, spec: JobSpec, idempotency_key: str | None) -> str:
+        names = (("open-jobs",), ("adapters",), ("adapter", spec.adapter, "versions"), ("jobs",))
+        keys = [*(tenant_key(tenant, *name) for name in names), _BUSY_TENANTS]
+        keys += [_idempotency(tenant, idempotency_key or ""), tenant_key(tenant, "job")]
+        bounds = self._bounds
+        limits = {
+            "open jobs": bounds.open_jobs,
+            "adapters": bounds.adapters,
+            "versions": bounds.versions,
+        }
+        record = (spec.adapter, new_id("job"), json.dumps(asdict(spec)), now(), tenant)
+        idempotent = ("1" if idempotency_key else "0", _IDEMPOTENCY_SECONDS)
+        refused, outcome = self._store.eval(
+            _CREATE, len(keys), *keys, *limits.values(), *record, *idempotent
+        )
+        if refused:
+            retry = {"retry_after": _QUEUE_RETRY} if refused == "open jobs" else {}
+            raise OverQuota(refused, limits[refused], outcome, **retry)
+        return str(outcome)
+
+    def get(self, tenant: str, job_id: str) -> Job:
+        record = self._store.hgetall(_name(tenant, job_id))
+        if "state" not in record:
+            raise NotFound(f"there is no job {job_id}")
+        return _read(tenant, job_id, record)
+
+    def page(self, tenant: str, limit: int, cursor: str | None) -> Page[Job]:
+        page = members(self._store, tenant_key(tenant, "jobs"), limit, cursor)
+        with self._store.pipeline() as pipe:
+            for job_id in page.items:
+                pipe.hgetall(_name(tenant, job_id))
+            records = zip(page.items, pipe.execute(), strict=True)
+        there = [_read(tenant, job_id, record) for job_id, record in records if record]
+        return Page(there, page.cursor)
+
+    def trace(self, tenant: str, job_id: str) -> str | None:
+        """What the job is part of: W3C's traceparent."""
+        trace: str | None = self._store.hget(_name(tenant, job_id), "trace")
+        return trace
+
+    def cancel(self, tenant: str, job_id: str) -> Job:
+        """Ends a queued job now and asks the worker of a running one to stop."""
+        job = self.get(tenant, job_id)
+        if job.ended:
+            raise Conflict(f"the job has {job.state} already")
+        self._store.hset(_name(tenant, job_id), "cancel_requested", "1")
+        if not self._store.exists(_name(tenant, job_id, "lease")):
+            self.end(tenant, job_id, "cancelled")
+        return self.get(tenant, job_id)
+
+    def dispatch(self, tenant: str) -> None:
+        """Sends the tenant's first open jobs that were not sent yet."""
+        open_jobs = self._store.zrange(
+            tenant_key(tenant, "open-jobs"), 0, self._bounds.parallel - 1
+        )
+        for job_id in open_jobs:
+            if self._must_send(tenant, job_id):
+                self._broker.enqueue(FitJob(tenant, job_id).to_message())
+                self._store.set(_name(tenant, job_id, "just-sent"), "1", ex=_LOST_SECONDS)
+                self._store.hset(_name(tenant, job_id), "sent", "1")
+        if not open_jobs:
+            self._store.srem(_BUSY_TENANTS, tenant)
+            if self._store.zcard(tenant_key(tenant, "open-jobs")):  # created meanwhile
+                self._store.sadd(_BUSY_TENANTS, tenant)
+
+    def _must_send(self, tenant: str, job_id: str) -> bool:
+        """Not sent yet; or running without a worker, so that its message must be lost."""
+        sent, state = self._store.hmget(_name(tenant, job_id), ["sent", "state"])
+        if sent is None or state != "running":
+            return sent is None
+        waits = {"lease": LEASE_SECONDS, "just-sent": _LOST_SECONDS}
+        held = [self._holds(_name(tenant, job_id, wait), s) for wait, s in waits.items()]
+        return not any(held)
+
+    def _holds(self, name: str, seconds: int) -> bool:
+        """Whether it is there; for no longer than `seconds` if Redis's clock was set back since."""
+        left: int = self._store.pttl(name)  # ms; below 0: it is not there
+        if left > 1000 * seconds:
+            self._store.expire(name, seconds)
+        return left >= 0
+
+    def dispatch_all(self) -> None:
+        """What a crash between recording and sending left behind; workers call it now and then."""
+        for tenant in self._store.smembers(_BUSY_TENANTS):
+            self.dispatch(tenant)
+
+    def waiting(self) -> int:
+        """Open jobs of all tenants."""
+        with self._store.pipeline(transaction=False) as pipe:
+            for tenant in self._store.smembers(_BUSY_TENANTS):
+                pipe.zcard(tenant_key(tenant, "open-jobs"))
+            return sum(pipe.execute())
+
+    def claim(self, job: FitJob, worker: str) -> Job | None:
+        """Takes a job for one worker; None when there is nothing to do: ended or gone.
+
+        Raises:
+            Conflict: another worker has it, or had it until it died a few seconds ago.
+        """
+        taken = self._store.eval(_CLAIM, 2, *_leased(job), worker, LEASE_SECONDS, now())
+        if taken == -1:
+            raise Conflict(f"another worker has job {job.job}")
+        return self.get(job.tenant, job.job) if taken else None
+
+    def renew(self, job: FitJob, worker: str) -> bool:
+        """Keeps the lease; False when another worker has it, or has ended the job."""
+        return bool(self._store.eval(_RENEW, 2, *_leased(job), worker, LEASE_SECONDS))
+
+    def release(self, job: FitJob, worker: str) -> None:
+        name = _name(job.tenant, job.job, "lease")
+        if self._store.get(name) == worker:
+            self._store.delete(name)
+
+    def record_progress(self, job: FitJob, progress: Progress) -> bool:
+        """Writes how far a fit is; True when it should stop: cancelled, or its tenant is gone."""
+        name = _name(job.tenant, job.job)
+        state, cancelled = self._store.hmget(name, ["state", "cancel_requested"])
+        if state is None or cancelled:
+            return True
+        self._store.hset(name, "progress", json.dumps(asdict(progress)))
+        return False
+
+    def reserve_version(self, job: FitJob, number: int) -> int:
+        """The version that this job makes: the first number wins, also after a worker's death."""
+        name = _name(job.tenant, job.job)
+        self._store.hsetnx(name, "version", str(number))
+        return int(self._store.hget(name, "version"))
+
+    def end(self, tenant: str, job_id: str, state: State, **fields: Any) -> None:
+        """Ends a job once: the first end stands. Then the tenant's next job may go."""
+        name = _name(tenant, job_id)
+        mapping = {k: json.dumps(v) for k, v in fields.items() if v is not None} | {"state": state}
+        flat = [part for pair in mapping.items() for part in pair]
+        lists = ("open-jobs", "jobs", "ended-jobs", "job")
+        names = (name, *(tenant_key(tenant, part) for part in lists))
+        self._store.eval(_END, len(names), *names, job_id, now(), self._bounds.kept_seconds, *flat)
+        self.dispatch(tenant)
+
+
+def _name(tenant: str, job_id: str, *parts: str) -> str:
+    return tenant_key(tenant, "job", job_id, *parts)
+
+
+def _leased(job: FitJob) -> tuple[str, str]:
+    return _name(job.tenant, job.job), _name(job.tenant, job.job, "lease")
+
+
+def _idempotency(tenant: str, idempotency_key: str) -> str:
+    digest = hashlib.sha256(idempotency_key.encode()).hexdigest()
+    return tenant_key(tenant, "idempotency", digest)
+
+
+def _read(tenant: str, job_id: str, record: dict[str, str]) -> Job:
+    def loaded(name: str) -> Any:
+        return json.loads(record[name]) if name in record else None
+
+    return Job(
+        job_id,
+        tenant,
+        JobSpec(**json.loads(record["spec"])),
+        record["state"],  # type: ignore[arg-type]
+        record["created_at"],
+        record.get("started_at"),
+        record.get("finished_at"),
+        int(record.get("attempts", 0)),
+        loaded("progress"),
+        loaded("metrics"),
+        loaded("version"),
+        loaded("published"),
+        loaded("error"),
+        "cancel_requested" in record,
+    )

@@ -1,0 +1,50 @@
+"""Makes Redis's records anew from the blob store: tenants, data sets, adapters, what is live."""
+
+import logging
+
+from service.records import Registry
+from service.records.adapters import LeftOut
+from service.records.datasets import Usage
+from service.records.formats import check_blobs
+from service.records.tenants import read_manifest
+
+log = logging.getLogger(__name__)
+
+
+def log_left_out(path: str, reason: str) -> None:
+    log.error("left out %s: %s", path, reason)
+
+
+def restore(registry: Registry, left_out: LeftOut = log_left_out) -> int:
+    """Reads every manifest and artifact header. Returns the number of tenants.
+
+    What a crash left of something that was being deleted has no manifest, and stays deleted. An
+    adapter's file that cannot be read keeps nothing else back: `left_out` is told, and it stays.
+
+    Raises:
+        NewerFormat: a newer release wrote the blobs; nothing was done.
+    """
+    check_blobs(registry.blobs)
+    tenants: set[str] = set()
+    datasets: set[tuple[str, str]] = set()
+    adapters: set[tuple[str, str]] = set()
+    for path in registry.blobs.paths("tenants"):
+        match path.split("/"):
+            case [_, tenant, "tenant.json"]:
+                tenants.add(tenant)
+            case [_, tenant, "datasets", dataset, "dataset.json"]:
+                datasets.add((tenant, dataset))
+            case [_, tenant, "adapters", adapter, "versions", _]:
+                adapters.add((tenant, adapter))
+    for tenant in sorted(tenants):
+        registry.tenants.save(read_manifest(registry.blobs.get(f"tenants/{tenant}/tenant.json")))
+    used: dict[str, list[Usage]] = {tenant: [] for tenant in tenants}
+    for tenant, dataset in sorted(datasets):
+        if tenant in tenants:
+            used[tenant].append(registry.datasets.restore(tenant, dataset))
+    for tenant, found in used.items():
+        registry.datasets.restore_usage(tenant, found)
+    for tenant, adapter in sorted(adapters):
+        if tenant in tenants:
+            registry.adapters.restore(tenant, adapter, left_out)
+    return len(tenants)

@@ -1,0 +1,126 @@
+"""The connection to Redis, the names of its keys, and pages of its lists.
+
+The one file that knows Redis's errors.
+"""
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+import redis
+from redis.client import Pipeline
+from redis.connection import AbstractConnection
+
+from service import metrics
+from service.errors import Invalid, NewerFormat, Problem, Unavailable
+from service.records.formats import check_format
+
+T = TypeVar("T")
+
+PREFIX = "rmadapter"
+_TIMEOUT = 5.0  # seconds; a record is read in under a millisecond
+# Answers of a Redis that is there but cannot write now: a full disk, full memory, a replica's turn.
+_REFUSALS = ("MISCONF", "OOM", "READONLY", "LOADING", "NOREPLICAS", "CLUSTERDOWN", "MASTERDOWN")
+
+
+class Store(redis.Redis):  # type: ignore[misc]
+    """Redis, with its errors translated."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        with _translated():
+            return super().execute_command(*args, **options)
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "_Pipeline":
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class _Pipeline(Pipeline):  # type: ignore[misc]
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        with _translated():
+            answers: list[Any] = super().execute(raise_on_error)
+            return answers
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        metrics.STORE_ERRORS.labels("redis").inc()
+        raise Unavailable("Redis does not answer") from error
+    except redis.ResponseError as error:
+        if any(refusal in str(error) for refusal in _REFUSALS):
+            metrics.STORE_ERRORS.labels("redis").inc()
+            raise Unavailable("Redis cannot write now") from error
+        raise
+
+
+def connect(url: str, timeout: float = _TIMEOUT) -> Store:
+    """Text in, text out. Connects at the first command; `timeout` in seconds."""
+    store: Store = Store.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        redis_connect_func=refuse_newer,
+    )
+    return store
+
+
+def refuse_newer(connection: AbstractConnection) -> None:
+    """For every new connection: no command reaches records of a newer format.
+
+    Raises:
+        NewerFormat: they are.
+    """
+    connection.on_connect()
+    connection.send_command("GET", FORMAT_KEY)
+    found = connection.read_response()
+    try:
+        check_format(found.decode() if isinstance(found, bytes) else found, "Redis")
+    except NewerFormat:
+        connection.disconnect()
+        raise
+
+
+def key(*parts: str) -> str:
+    return ":".join((PREFIX, *parts))
+
+
+FORMAT_KEY = key("format")
+
+
+def tenant_key(tenant: str, *parts: str) -> str:
+    """All that belongs to a tenant lies under one prefix, so that it can be erased."""
+    return key("tenant", tenant, *parts)
+
+
+def new_id(kind: str) -> str:
+    """An id that sorts by its time: kind_ + 13 hex digits of microseconds + 8 random."""
+    return f"{kind}_{time.time_ns() // 1000:013x}{secrets.token_hex(4)}"
+
+
+def now() -> str:
+    """ISO 8601, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Part of a list, and where the next part starts; None at the end."""
+
+    items: list[T]
+    cursor: str | None
+
+
+def members(store: Store, name: str, limit: int, cursor: str | None) -> Page[str]:
+    """A page of a sorted set's members in their own order, after `cursor`."""
+    if cursor is not None and (len(cursor) > 200 or not cursor.isprintable()):
+        raise Invalid("the cursor is not one that this list gave", Problem("cursor", "unknown"))
+    start = "-" if cursor is None else f"({cursor}"
+    found = store.zrangebylex(name, start, "+", start=0, num=limit + 1)
+    return Page(found[:limit], found[limit - 1] if len(found) > limit else None)

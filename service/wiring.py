@@ -1,0 +1,114 @@
+"""Everything that a request can reach, made once from the settings."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+import torch
+from dramatiq.brokers.redis import RedisBroker
+
+from adapters.bank import Bank
+from adapters.clip import FrozenCLIP, Precision, load_clip
+from adapters.pixels import ImageLimits
+from service.caches import Recall
+from service.inference.backends import open_backend
+from service.inference.classifier import Classifier, Limits
+from service.inference.engine import Engine
+from service.inference.tiers import Tiers
+from service.records import Registry, open_registry
+from service.records.adapters import Version
+from service.records.store import refuse_newer
+from service.records.tenants import Grant
+from service.settings import Settings
+from training.fit import default_settings
+from training.jobs import make_broker
+
+_REDIS_URL = "redis://127.0.0.1:6379/0"
+_GPU_BATCH = 32
+_CPU_BATCH = 4  # within 5 % of the speed of larger ones, and who comes next waits half as long
+_QUEUE_SECONDS = 10.0  # then a Redis that hangs is taken as gone, and connected to anew
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What handlers work with."""
+
+    settings: Settings
+    registry: Registry
+    clip: FrozenCLIP
+    engine: Engine
+    backend: str  # which one runs the model
+    classifier: Classifier
+    keys: Recall[Grant]
+    versions: Recall[Version]
+    draining: threading.Event = field(default_factory=threading.Event)  # it is about to stop
+
+
+def broker_of(settings: Settings) -> RedisBroker:
+    """The job queue, for a worker."""
+    url = settings.redis_address(_REDIS_URL)
+    return make_broker(
+        redis.Redis.from_url(url, socket_timeout=_QUEUE_SECONDS, redis_connect_func=refuse_newer)
+    )
+
+
+def registry_of(settings: Settings) -> Registry:
+    blobs = settings.blob_url or (Path(settings.data_dir) / "blobs").absolute().as_uri()
+    return open_registry(settings.redis_address(_REDIS_URL), blobs, settings)
+
+
+def clip_of(settings: Settings) -> FrozenCLIP:
+    """Raises UnsupportedModel."""
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision: Precision = "bf16" if device.startswith("cuda") else "fp32"
+    if settings.precision != "auto":  # int8 is the backend's, of a float32 model
+        precision = "fp32" if settings.precision == "int8" else settings.precision
+    return load_clip(settings.model, settings.pretrained, device, precision)
+
+
+def image_limits(settings: Settings) -> ImageLimits:
+    return ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+
+
+def open_services(settings: Settings, clip: FrozenCLIP | None = None) -> Services:
+    """Loads the CLIP, if none is given; the engine is not started yet.
+
+    Raises:
+        NewerFormat: a newer release wrote what is stored.
+    """
+    registry = registry_of(settings)
+    registry.refuse_newer()
+    clip = clip or clip_of(settings)
+    bank = _bank(settings, clip)
+    batch = batch_size(settings, clip)
+    backend = open_backend(settings, clip, bank, batch)
+    engine = Engine(backend, batch, settings.max_queued_rows, settings.max_queue_seconds)
+    pinned = settings.pinned_adapters()
+    tiers = Tiers(engine, clip, bank.slots, settings.host_adapters, registry.blobs.get, pinned)
+    limits = Limits(
+        image_limits(settings),
+        settings.max_images,
+        settings.max_classes,
+        settings.request_seconds,
+    )
+    classifier = Classifier(
+        clip, engine, tiers, limits, settings.decode_threads, settings.text_features
+    )
+    return Services(settings, registry, clip, engine, backend.name, classifier, Recall(), Recall())
+
+
+def batch_size(settings: Settings, clip: FrozenCLIP) -> int:
+    """Pictures of one batch."""
+    return settings.max_batch or (_GPU_BATCH if clip.device.type == "cuda" else _CPU_BATCH)
+
+
+def _bank(settings: Settings, clip: FrozenCLIP) -> Bank:
+    """As many slots as the memory budget holds, and two at least."""
+    adapter = default_settings(clip).adapter
+    place = (settings.bank_rank, adapter.image_first, adapter.text_first)
+    size = Bank.slot_bytes(clip.image, clip.text, *place)
+    slots = max(2, settings.bank_bytes // size) + 1  # and the frozen CLIP's
+    return Bank(clip.image, clip.text, slots, *place, clip.device)

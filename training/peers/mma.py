@@ -1,0 +1,137 @@
+"""MMA (Yang et al., CVPR 2024): adapters whose bottlenecks share a projection."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from adapters.classify import prompts
+from adapters.clip import Delta, FrozenCLIP
+from adapters.config import TowerShape
+from training.fit import first_block
+from training.peers.pool import Fitted, Pool, adapted_cosines
+
+
+@dataclass(frozen=True, slots=True)
+class MMASettings:
+    """MMA (Yang et al., CVPR 2024): its published settings, and its code's where the paper says
+    nothing. Adapters sit in blocks 5…12 of 12, RMAdapter's upper two thirds; pictures are cropped
+    and flipped at random."""
+
+    rank: int = 32
+    alpha: float = 1e-3
+    epochs: int = 5
+    batch_size: int = 16  # its code: 128 on ImageNet
+    learning_rate: float = 1.5e-3  # of SGD, between gradient scalings: as 1.5 without them
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+
+class Scaled(torch.autograd.Function):
+    """x forward, factor · gradient backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
+
+
+class MMA(nn.Module):
+    """Adapters in the upper blocks of both towers, their bottlenecks through one shared projection.
+
+    y = α · up(σ(shared(σ(down(ln_1(x)))))), σ = ReLU, is added to the block's output. The shared
+    projections pair the towers' blocks from the top, where their depths differ.
+    """
+
+    def __init__(self, image: TowerShape, text: TowerShape, plan: MMASettings) -> None:
+        super().__init__()
+        self.alpha = plan.alpha
+        self.image, self.text = _bottlenecks(image, plan.rank), _bottlenecks(text, plan.rank)
+        depth = max(len(self.image), len(self.text))
+        self.shared = nn.ModuleList(nn.Linear(plan.rank, plan.rank) for _ in range(depth))
+        for linear in self.modules():
+            if isinstance(linear, nn.Linear):
+                nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(linear.bias)
+
+    def delta(self, bottlenecks: nn.ModuleList, blocks: nn.ModuleList) -> Delta:
+        """What `bottlenecks`, one of the two towers', add to the outputs of its frozen `blocks`.
+
+        Going back, the gradient is multiplied by 1/α behind the adapter and by α before it, as in
+        the authors' code: lower blocks get their true gradient, its own weights 1/α times theirs.
+        """
+
+        def added(block: int, x: Tensor) -> Tensor | None:
+            at = len(blocks) - block
+            if at >= len(bottlenecks):
+                return None
+            down, up = bottlenecks[at].children()
+            normed = blocks[block - 1].get_submodule("ln_1")(Scaled.apply(x, self.alpha))
+            low = F.relu(down(normed))
+            y = self.alpha * up(F.relu(self.shared[at](low)))
+            return Scaled.apply(y, 1 / self.alpha)  # type: ignore[no-any-return]
+
+        return added
+
+
+def _bottlenecks(shape: TowerShape, rank: int) -> nn.ModuleList:
+    """(down, up) of the blocks K, K−1, …, k."""
+    return nn.ModuleList(
+        nn.ModuleList([nn.Linear(shape.width, rank), nn.Linear(rank, shape.width)])
+        for _ in range(first_block(shape), shape.blocks + 1)
+    )
+
+
+def fit_mma(clip: FrozenCLIP, train: Pool, template: str, plan: MMASettings, seed: int) -> Fitted:
+    """MMA: cross-entropy alone, SGD whose rate follows a cosine from epoch to epoch."""
+    torch.manual_seed(seed)
+    mma = MMA(clip.image, clip.text, plan).to(clip.device)
+    see = mma.delta(mma.image, clip.model.visual.transformer.resblocks)
+    read = mma.delta(mma.text, clip.model.transformer.resblocks)
+    _train_mma(clip, mma, (see, read), train, template, plan)
+    cosines = adapted_cosines(clip, template, see, read)
+    return Fitted(sum(p.numel() for p in mma.parameters()), cosines)
+
+
+def _train_mma(
+    clip: FrozenCLIP,
+    mma: MMA,
+    deltas: tuple[Delta, Delta],
+    train: Pool,
+    template: str,
+    plan: MMASettings,
+) -> None:
+    labels, (see, read) = train.labels.to(clip.device), deltas
+    first, first_text = first_block(clip.image), first_block(clip.text)
+    ids = clip.tokenize(prompts(train.classes, template))
+    with torch.no_grad():
+        words = clip.text_lower(ids, first_text)
+    optimiser = torch.optim.SGD(
+        mma.parameters(), plan.learning_rate, plan.momentum, weight_decay=plan.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, plan.epochs)
+    for _ in range(plan.epochs):
+        for rows in torch.randperm(len(train)).split(plan.batch_size):
+            with torch.no_grad():
+                tokens = clip.image_lower(augmented(train.images.pixels[rows]), first)
+            seen = clip.image_upper(tokens, first, see)
+            named = clip.text_upper(words, ids, first_text, read)
+            loss = F.cross_entropy(clip.logit_scale * seen @ named.T, labels[rows.to(clip.device)])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        schedule.step()
+
+
+def augmented(pixels: Tensor) -> Tensor:
+    """A random part of each picture, at its size, flipped or not: uint8 [B, 3, S, S] → the same."""
+    crop = v2.RandomResizedCrop(pixels.shape[-1], interpolation=v2.InterpolationMode.BICUBIC)
+    change = v2.Compose([crop, v2.RandomHorizontalFlip()])
+    return torch.stack([change(picture) for picture in pixels])
