@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from adapters.errors import RMAdapterError
+
+MAX_PROBLEMS = 20  # of one answer: a client may send a million wrong items
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,10 @@ class ClientGone(RMAdapterError):
 
 
 def problems_of(errors: Iterable[Mapping[str, Any]]) -> list[Problem]:
-    """Pydantic's errors as problems, each with the path of its field."""
-    return [Problem(_path(error["loc"]), str(error["msg"])) for error in errors]
+    """The first of Pydantic's errors as problems, each with the path of its field."""
+    return [
+        Problem(_path(error["loc"]), str(error["msg"])) for error in islice(errors, MAX_PROBLEMS)
+    ]
 
 
 def _path(location: Sequence[str | int]) -> str:

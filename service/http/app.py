@@ -21,6 +21,7 @@ from adapters.errors import (
 )
 from service import __version__
 from service.errors import (
+    MAX_PROBLEMS,
     ClientGone,
     Conflict,
     Forbidden,
@@ -34,7 +35,7 @@ from service.errors import (
     problems_of,
 )
 from service.http.auth import Gate
-from service.http.middleware import BodyLimit, Observe
+from service.http.middleware import BodyLimit, BodyLimits, Observe
 from service.http.routes import adapters, classify, datasets, health, jobs, keys, tenants, web
 from service.http.schemas import ProblemOut
 from service.wiring import Services
@@ -81,7 +82,7 @@ def create_app(services: Services) -> FastAPI:
     _include(app)
     web.mount(app)
     app.add_middleware(Gate, services=services)
-    app.add_middleware(BodyLimit, limit=services.settings.max_body_bytes)
+    app.add_middleware(BodyLimit, limits=BodyLimits.of(services.settings))
     app.add_middleware(Observe)
     app.add_exception_handler(RMAdapterError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
@@ -157,6 +158,6 @@ def _problem(
         "title": title,
         "status": status,
         "detail": detail,
-        "errors": [{"field": p.field, "reason": p.reason} for p in problems],
+        "errors": [{"field": p.field, "reason": p.reason} for p in problems[:MAX_PROBLEMS]],
     }
     return JSONResponse(body, status, headers, media_type="application/problem+json")

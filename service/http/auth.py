@@ -17,6 +17,7 @@ from starlette.types import Scope as ASGIScope
 
 from service import logs
 from service.errors import Forbidden, Unauthorized
+from service.http.middleware import PICTURE_PATHS
 from service.inference.admission import Admission
 from service.records.tenants import Grant, Scope, hash_key
 from service.wiring import Services
@@ -65,7 +66,10 @@ def require(scope: Scope, rate: Literal["classify", "manage"]) -> Callable[..., 
 
 
 class Gate:
-    """Reads no body for a key that is not known: FastAPI reads some before it asks whose it is."""
+    """Reads no body for a key that is not known or may not call the route.
+
+    FastAPI reads and parses some bodies before it asks whose they are.
+    """
 
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app, self._services = app, services
@@ -88,8 +92,13 @@ class Gate:
     def _check(self, scope: ASGIScope) -> None:
         scheme, _, api_key = Headers(scope=scope).get("authorization", "").partition(" ")
         given = api_key.strip() if scheme.lower() == "bearer" else None
-        if not _is_admin(self._services, given):
-            _grant(scope, self._services, given)
+        if _is_admin(self._services, given):
+            return
+        grant = _grant(scope, self._services, given)
+        path = scope["path"]
+        admins = path == "/v1/tenants" or path.startswith("/v1/tenants/")  # says so by itself
+        if grant.scope != "manage" and path not in PICTURE_PATHS and not admins:
+            raise Forbidden(f"the key's scope is {grant.scope}; this needs the scope manage")
 
 
 def _grant(scope: ASGIScope, reach: Services, api_key: str | None) -> Grant:

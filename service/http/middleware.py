@@ -1,18 +1,22 @@
 """What wraps every request: its id, its metrics, and the limit of its body."""
 
 import logging
+import re
 import time
 import uuid
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs, metrics
 from service.errors import TooLarge
+from service.settings import Settings
 
 log = logging.getLogger("rmadapter.access")
 
-_MAX_REQUEST_ID = 128
+PICTURE_PATHS = ("/classify", "/v1/classify", "/v1/embeddings")  # a classify key may call these
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # others would forge lines of a log
 _UNLOGGED = ("/healthz", "/readyz", "/metrics")  # asked every few seconds, by nobody
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # a client may make up any
 
@@ -28,7 +32,7 @@ class Observe:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if 0 < len(given) <= _MAX_REQUEST_ID else uuid.uuid4().hex
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         started, status = time.monotonic(), 500
 
         async def send_counted(message: Message) -> None:
@@ -55,30 +59,63 @@ class Observe:
             log.info("%s %s %d %.1f ms", *line.values(), extra=line)
 
 
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """The largest body in bytes, by what it holds.
+
+    Forms carry files and are read piece by piece. JSON is held in memory as a whole: pictures in
+    base64 on the routes that classify, a few names everywhere else.
+    """
+
+    form: int
+    pictures: int
+    records: int = 64 * 2**10
+
+    @classmethod
+    def of(cls, settings: Settings) -> "BodyLimits":
+        """The limits that follow from the settings."""
+        most = settings.max_images * (settings.max_image_bytes * 4 // 3 + 1024) + 2**20
+        return cls(settings.max_body_bytes, min(most, settings.max_body_bytes))
+
+    def limit(self, path: str, media_type: str) -> int:
+        """The largest body of a request to `path`."""
+        if media_type == "multipart/form-data":
+            return self.form
+        return self.pictures if path in PICTURE_PATHS else self.records
+
+
 class BodyLimit:
     """Refuses a body over the limit: by its length where it says one, else when it gets there."""
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app, self._limit = app, limit
+    def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
+        self._app, self._limits = app, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        length = Headers(scope=scope).get("content-length", "0")
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "0")
+        limit = self._limits.limit(scope["path"], media_type_of(headers))
         received = 0
 
         async def receive_limited() -> Message:
             nonlocal received
-            if length.isdecimal() and int(length) > self._limit:
-                raise self._too_large()
+            if length.isdecimal() and int(length) > limit:
+                raise _too_large(limit)
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._limit:
-                raise self._too_large()
+            if received > limit:
+                raise _too_large(limit)
             return message
 
         await self._app(scope, receive_limited, send)
 
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"the body is over {self._limit:,} bytes")
+
+def media_type_of(headers: Headers) -> str:
+    """The media type of a request's body, without its parameters, in small letters."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is over {limit:,} bytes")

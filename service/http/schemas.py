@@ -1,9 +1,10 @@
 """The JSON of the HTTP contract."""
 
 import hashlib
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from service.records.adapters import Adapter, Version
 from service.records.datasets import Dataset, Image
@@ -12,6 +13,7 @@ from service.records.jobs import Job
 from service.records.tenants import Key, Scope, Tenant
 
 _SHA256 = hashlib.sha256(b"an example").hexdigest()
+_NAMES_EXAMPLE = 'such as ["rose", "tulip"] or rose,tulip'
 _MAX_WORDS = 1000  # characters; what CLIP reads ends at 77 tokens, a megabyte takes it seconds
 Words = Annotated[str, Field(max_length=_MAX_WORDS), Writable]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S"), Writable]
@@ -28,6 +30,20 @@ class _In(BaseModel):
 def _example(value: dict[str, Any]) -> ConfigDict:
     """Of a model, for the OpenAPI document."""
     return ConfigDict(json_schema_extra={"examples": [value]})
+
+
+def inlined(model: type[BaseModel]) -> dict[str, Any]:
+    """A model's JSON schema without `$defs`, whose references a route's own schema cannot hold."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, dict):
+            name = str(value.get("$ref", "")).rpartition("/")[2]
+            return whole(parts[name]) if name else {k: whole(v) for k, v in value.items()}
+        return [whole(item) for item in value] if isinstance(value, list) else value
+
+    return whole(schema)  # type: ignore[no-any-return]
 
 
 class Named(_In):
@@ -339,6 +355,39 @@ class LiveIn(_In):
     version: int = Field(ge=1)
 
 
+def class_names(given: Any) -> Any:
+    """Class names as clients write them: a list, a JSON list as text, or text by lines or commas.
+
+    Args:
+        given: what `classes` holds; a list of one text counts as that text.
+
+    Returns:
+        The names, trimmed; what is no text stays for the schema to refuse.
+
+    Raises:
+        ValueError: an object, a number, broken JSON, or fewer than two names.
+    """
+    if isinstance(given, list) and len(given) == 1:
+        given = given[0]
+    if isinstance(given, str):
+        given = _split_names(given)
+    if given == []:
+        raise ValueError(f"no class names; give at least two, {_NAMES_EXAMPLE}")
+    if not isinstance(given, list) or len(given) < 2:
+        raise ValueError(f"give at least two names, {_NAMES_EXAMPLE}")
+    return given
+
+
+def _split_names(text: str) -> Any:
+    if text.lstrip().startswith(("[", "{")):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"broken JSON; give {_NAMES_EXAMPLE}") from error
+    lines = text.splitlines() if len(text.splitlines()) > 1 else text.split(",")
+    return [name.strip() for name in lines if name.strip()]
+
+
 class ImageIn(_In):
     b64: str
     file: FileName | None = Field(None, description="a name for the answer")
@@ -355,8 +404,11 @@ class ClassifyIn(_In):
         }
     )
 
-    images: list[ImageIn] = []
-    classes: list[Words] | None = None
+    images: Annotated[list[ImageIn], Field(fail_fast=True)] = []
+    classes: Annotated[
+        Annotated[list[Words], Field(fail_fast=True)] | None,
+        BeforeValidator(lambda given: None if given is None else class_names(given)),
+    ] = Field(None, description="at least two names; unset: the adapter's own")
     adapter: Text | None = None
     version: int | None = Field(None, ge=1)
     template: Template | Annotated[list[Template], Field(max_length=100)] | None = Field(
@@ -419,11 +471,14 @@ class EmbeddingsIn(_In):
         }
     )
 
-    input: Annotated[list[Text], Field(min_length=1, max_length=1000)] | Text
+    input: Annotated[list[Text], Field(min_length=1, max_length=1000, fail_fast=True)] | Text
     adapter: Text | None = None
     version: int | None = Field(None, ge=1)
     model: Text | None = Field(None, description="read by clients of OpenAI's; there is one model")
-    encoding_format: Literal["float"] = "float"
+    encoding_format: Literal["float", "base64"] = Field(
+        "float", description="base64: float32 numbers, little-endian, as OpenAI's clients ask"
+    )
+    user: Text | None = Field(None, description="sent by clients of OpenAI's; not used")
 
     @field_validator("input")
     @classmethod
@@ -437,7 +492,7 @@ class EmbeddingsIn(_In):
 class EmbeddingOut(BaseModel):
     object: Literal["embedding"] = "embedding"
     index: int
-    embedding: list[float]
+    embedding: list[float] | str = Field(description="text where base64 was asked for")
 
 
 class UsageOut(BaseModel):
@@ -463,6 +518,29 @@ class EmbeddingsOut(BaseModel):
     version: int | None
     data: list[EmbeddingOut]
     usage: UsageOut
+
+
+class ModelOut(BaseModel):
+    """A model in OpenAI's shape."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(0, description="not kept")
+    owned_by: Literal["rmadapter"] = "rmadapter"
+
+
+class ModelsOut(BaseModel):
+    """The models in OpenAI's shape: the one CLIP that all tenants share."""
+
+    model_config = _example(
+        {
+            "object": "list",
+            "data": [{"id": "ViT-B-16", "object": "model", "created": 0, "owned_by": "rmadapter"}],
+        }
+    )
+
+    object: Literal["list"] = "list"
+    data: list[ModelOut]
 
 
 class ProblemOut(BaseModel):

@@ -34,8 +34,8 @@ class AdmissionGate:
 
     def __init__(self, max_queue_seconds: float = math.inf) -> None:
         self._max_queue_seconds = max_queue_seconds
-        self._picture_seconds = 0.0  # of late
-        self._under_way: Counter[str] = Counter()  # pictures admitted and not answered yet
+        self.picture_seconds = 0.0  # of late
+        self.under_way: Counter[str] = Counter()  # pictures admitted and not answered yet
         self._lock = threading.RLock()
 
     @contextmanager
@@ -57,9 +57,9 @@ class AdmissionGate:
     def count(self, tenant: str, pictures: int) -> None:
         """Adds to the pictures of a tenant that are under way; a negative number takes away."""
         with self._lock:
-            self._under_way[tenant] += pictures
-            if not self._under_way[tenant]:
-                del self._under_way[tenant]
+            self.under_way[tenant] += pictures
+            if not self.under_way[tenant]:
+                del self.under_way[tenant]
 
     def check_wait(self, tenant: str) -> None:
         """Checks how long a new picture of this tenant would wait.
@@ -70,13 +70,13 @@ class AdmissionGate:
             TooMany: longer than `max_queue_seconds`.
         """
         with self._lock:
-            mine = self._under_way[tenant]
-            others = (n for name, n in self._under_way.items() if name != tenant)
-            wait = (mine + sum(min(n, mine + 1) for n in others)) * self._picture_seconds
+            mine = self.under_way[tenant]
+            others = (n for name, n in self.under_way.items() if name != tenant)
+            wait = (mine + sum(min(n, mine + 1) for n in others)) * self.picture_seconds
         if wait > self._max_queue_seconds:
             raise TooMany(f"the wait is {wait:.1f} s already", math.ceil(wait))
 
     def observe(self, picture_seconds: float) -> None:
         """Learns from a batch how long a picture takes."""
         with self._lock:
-            self._picture_seconds += _LATEST * (picture_seconds - self._picture_seconds)
+            self.picture_seconds += _LATEST * (picture_seconds - self.picture_seconds)

@@ -273,9 +273,8 @@ class Classifier:
                 self._engine.withdraw(rows)
                 raise
         for result in results:
-            if isinstance(result, BaseException) and not (
-                one_by_one and isinstance(result, Exception)
-            ):
+            alone = one_by_one and isinstance(result, Exception)
+            if isinstance(result, BaseException) and (not alone or isinstance(result, Unavailable)):
                 raise result
         return results  # type: ignore[return-value]
 

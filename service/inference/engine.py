@@ -5,6 +5,7 @@ what waits, a row of each tenant in turn. A row that breaks the batch fails alon
 waits for any more leave the queue.
 """
 
+import logging
 import math
 import threading
 import time
@@ -20,6 +21,8 @@ from service.inference.admission import Admission, AdmissionGate
 from service.inference.protocol import Backend, Features
 from service.inference.queue import FairQueue, Row
 
+log = logging.getLogger(__name__)
+
 
 class Engine:
     """Runs a backend on one thread. Thread-safe."""
@@ -32,7 +35,7 @@ class Engine:
         max_queue_seconds: float = math.inf,
     ) -> None:
         self._backend, self._max_batch = backend, max_batch
-        self._gate = AdmissionGate(max_queue_seconds)
+        self.gate = AdmissionGate(max_queue_seconds)
         self._queue = FairQueue(max_queued_rows)
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._wake = threading.Condition()
@@ -89,11 +92,11 @@ class Engine:
 
     def admitted(self, tenant: str) -> AbstractContextManager[Admission]:
         """Counts a request as under way; raises TooMany as `check_wait` does."""
-        return self._gate.admitted(tenant)
+        return self.gate.admitted(tenant)
 
     def check_wait(self, tenant: str) -> None:
         """Raises TooMany if a new picture of this tenant would wait too long."""
-        self._gate.check_wait(tenant)
+        self.gate.check_wait(tenant)
 
     def _check_running(self) -> None:
         if self._stopping:
@@ -126,7 +129,7 @@ class Engine:
             features = compute([row.content for row in rows], [row.slot for row in rows])
         except Exception as error:  # any: which row it is, only single runs can tell
             if len(rows) == 1:
-                rows[0].future.set_exception(error)
+                rows[0].future.set_exception(self._reason(error))
                 return
             for row in rows:
                 self._run([row], compute)
@@ -135,9 +138,19 @@ class Engine:
         seconds = time.monotonic() - started
         metrics.BATCH_SECONDS.observe(seconds)
         if rows[0].work == 1.0:
-            self._gate.observe(seconds / len(rows))
+            self.gate.observe(seconds / len(rows))
         for row, feature in zip(rows, features, strict=True):
             row.future.set_result(feature)
+
+    def _reason(self, error: Exception) -> Exception:
+        """Why a single row broke: the device, if it cannot do anything else either; or the row."""
+        try:
+            self._backend.ping()
+        except Exception:  # whatever a device that is lost raises
+            log.exception("the device fails: %s", error)
+            return Unavailable("the device does not answer")
+        log.warning("the model could not process one row", exc_info=error)
+        return error
 
 
 def _settle(future: "Future[Any]", function: Callable[[], Any]) -> None:

@@ -504,12 +504,12 @@ def test_headers_say_version_cache_and_request(tenant: Client, fitted: str) -> N
         ({"classes": '["a", '}, 422, "broken JSON"),
         ({"classes": json.dumps([str(i) for i in range(1001)])}, 422, "1,001 class names"),
         ({"classes": json.dumps(["a", "word " * 40])}, 422, "word word"),
-        ({"classes": '["a"]', "template": "none"}, 422, "exactly one"),
-        ({"classes": '["a"]', "top_k": "0"}, 422, "top_k"),
-        ({"classes": '["a"]', "min_score": "2"}, 422, "min_score"),
-        ({"classes": '["a"]', "version": "1"}, 422, "adapter"),
-        ({"classes": '["a"]', "unknown": "1"}, 422, "unknown"),
-        ({"classes": '["a"]', "adapter": "nothing"}, 404, "nothing"),
+        ({"classes": '["a", "b"]', "template": "none"}, 422, "exactly one"),
+        ({"classes": '["a", "b"]', "top_k": "0"}, 422, "top_k"),
+        ({"classes": '["a", "b"]', "min_score": "2"}, 422, "min_score"),
+        ({"classes": '["a", "b"]', "version": "1"}, 422, "adapter"),
+        ({"classes": '["a", "b"]', "unknown": "1"}, 422, "unknown"),
+        ({"classes": '["a", "b"]', "adapter": "nothing"}, 404, "nothing"),
     ],
 )
 def test_a_question_that_cannot_be_answered_is_told_why(
@@ -522,7 +522,7 @@ def test_a_question_that_cannot_be_answered_is_told_why(
 @pytest.mark.parametrize(
     ("options", "status"),
     [
-        ({"data": {"classes": '["a"]'}, "files": [("other", ("a", b"a"))]}, 422),
+        ({"data": {"classes": '["a", "b"]'}, "files": [("other", ("a", b"a"))]}, 422),
         ({"json": {"classes": ["a"]}}, 422),
         ({"json": {"classes": ["a"], "images": [{"b64": "!"}]}}, 422),
         ({"json": {"classes": ["a"], "images": "x"}}, 422),
@@ -569,7 +569,7 @@ def test_a_body_that_grows_over_the_limit_is_413_before_it_is_all_read(tenant: C
 
 def test_too_many_pictures_are_413(tenant: Client) -> None:
     files = [("files", (str(i), b"x")) for i in range(257)]
-    problem(raw(tenant, "POST", "/classify", data={"classes": '["a"]'}, files=files), 413)
+    problem(raw(tenant, "POST", "/classify", data={"classes": '["a", "b"]'}, files=files), 413)
 
 
 # --- embeddings, health, metrics, documentation ---

@@ -278,13 +278,13 @@ def test_nothing_is_read_or_looked_up_for_one_whose_pictures_would_wait_for_too_
 
     tenant.call("GET", "/v1/datasets")  # its key is known
     engine = api.services.engine
-    monkeypatch.setattr(engine, "_picture_seconds", 1.0)
+    monkeypatch.setattr(engine.gate, "picture_seconds", 1.0)
     with engine.admitted(tenant.tenant) as admission:
         admission.hold(1000)
         before = looked_up()
         assert only_head(api, tenant, path, "multipart/form-data; boundary=b", 1) == 429
         assert looked_up() == before
-    assert not engine._under_way
+    assert not engine.gate.under_way
 
 
 def test_a_request_counts_as_under_way_while_its_body_is_still_coming(
@@ -292,12 +292,12 @@ def test_a_request_counts_as_under_way_while_its_body_is_still_coming(
 ) -> None:
     engine, deadline = api.services.engine, time.monotonic() + 10
     with head_alone(api, tenant, "/classify", "multipart/form-data; boundary=b", 1):
-        while engine._under_way != {tenant.tenant: 1} and time.monotonic() < deadline:
+        while engine.gate.under_way != {tenant.tenant: 1} and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert engine._under_way == {tenant.tenant: 1}
-    while engine._under_way and time.monotonic() < deadline:
+        assert engine.gate.under_way == {tenant.tenant: 1}
+    while engine.gate.under_way and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not engine._under_way
+    assert not engine.gate.under_way
 
 
 # --- classes ---

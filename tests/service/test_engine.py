@@ -62,7 +62,7 @@ def test_a_tenant_is_refused_when_its_pictures_would_wait_for_too_long(
 ) -> None:
     """One tenant's flood is refused, another tenant's picture is not: it waits for one of them."""
     engine = Engine(backend, max_batch=1, max_queued_rows=1000, max_queue_seconds=2.0)
-    engine._picture_seconds = 0.1  # as measured on the batches before
+    engine.gate.picture_seconds = 0.1  # as measured on the batches before
     with engine.admitted("flood") as flood:
         flood.hold(30)
         with pytest.raises(TooMany, match=r"3\.0 s") as refused, engine.admitted("flood"):

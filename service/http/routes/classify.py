@@ -2,31 +2,42 @@
 
 import base64
 import binascii
-import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import ValidationError
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
-from service.errors import Invalid, Problem, problems_of
+from service.errors import Invalid, Problem, TooLarge, problems_of
 from service.http.auth import Admitted, CurrentTenant, Reach, refuse_early
 from service.http.disconnect import unless_gone
+from service.http.middleware import media_type_of
 from service.http.schemas import (
     ClassifyIn,
     ClassifyOut,
     EmbeddingOut,
     EmbeddingsIn,
     EmbeddingsOut,
+    ImageIn,
+    ModelOut,
+    ModelsOut,
     PredictionOut,
     ResultOut,
     UsageOut,
+    inlined,
 )
 from service.inference.classifier import Answer, Question, Upload, default_template
 from service.records.adapters import Version
 from service.wiring import Services
+
+_MAX_VALUES = 200_000  # of a JSON body: a thousand names and pictures have a few thousand
+_LARGE_JSON = 2**20  # bytes that are parsed in a few milliseconds
+_FROM_URL_SAFE = str.maketrans("-_", "+/")
+M = TypeVar("M", bound=BaseModel)
 
 router = APIRouter(tags=["classify"], dependencies=[Depends(refuse_early)])
 
@@ -42,7 +53,8 @@ _FORM = {
         "classes": {
             "type": "array",
             "items": {"type": "string"},
-            "description": "repeated, or once as a JSON list; unset: the adapter's own",
+            "description": "repeated, a JSON list, or text by commas or lines; at least two names;"
+            " unset: the adapter's own",
             "example": ["rose", "tulip", "thistle"],
         },
         "adapter": {"type": "string", "description": "unset: zero-shot", "example": "flowers"},
@@ -61,7 +73,7 @@ _BODY = {
         "required": True,
         "content": {
             "multipart/form-data": {"schema": _FORM},
-            "application/json": {"schema": ClassifyIn.model_json_schema()},
+            "application/json": {"schema": inlined(ClassifyIn)},
         },
     }
 }
@@ -91,15 +103,24 @@ async def classify(
     )
 
 
-@router.post("/v1/embeddings")
+_EMBEDDINGS = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": inlined(EmbeddingsIn)}},
+    }
+}
+
+
+@router.post("/v1/embeddings", openapi_extra=_EMBEDDINGS)
 async def embeddings(
+    request: Request,
     response: Response,
     reach: Reach,
     tenant: CurrentTenant,
     admission: Admitted,
-    body: EmbeddingsIn,
 ) -> EmbeddingsOut:
     """Features of texts and pictures, in OpenAI's response shape."""
+    body = await _read_json(request, EmbeddingsIn)
     version = await _version(reach, tenant, body.adapter, body.version)
     given = [body.input] if isinstance(body.input, str) else body.input
     inputs = [_text_or_picture(i, text) for i, text in enumerate(given)]
@@ -110,9 +131,21 @@ async def embeddings(
         model=reach.clip.name,
         adapter=version.adapter if version else None,
         version=version.number if version else None,
-        data=[EmbeddingOut(index=i, embedding=f.tolist()) for i, f in enumerate(features)],
+        data=[EmbeddingOut(index=i, embedding=_numbers(f, body)) for i, f in enumerate(features)],
         usage=UsageOut(prompt_tokens=tokens, total_tokens=tokens),
     )
+
+
+@router.get("/v1/models")
+async def models(reach: Reach, tenant: CurrentTenant) -> ModelsOut:
+    """The one CLIP that all tenants share, in OpenAI's shape."""
+    return ModelsOut(data=[ModelOut(id=reach.clip.name)])
+
+
+def _numbers(feature: NDArray[np.float32], body: EmbeddingsIn) -> list[float] | str:
+    if body.encoding_format == "base64":
+        return base64.b64encode(feature.astype("<f4").tobytes()).decode()
+    return feature.tolist()  # type: ignore[no-any-return]
 
 
 async def _version(
@@ -151,26 +184,52 @@ def _result(answer: Answer) -> ResultOut:
 
 
 async def _read(request: Request, reach: Services) -> tuple[ClassifyIn, Sequence[Upload]]:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = media_type_of(request.headers)
     if media_type == "multipart/form-data":
         return await _read_form(request, reach)
     if media_type == "application/json":
-        return _read_json(await request.body())
+        body = await _read_json(request, ClassifyIn)
+        if len(body.images) > reach.settings.max_images:
+            raise TooLarge(
+                f"{len(body.images)} pictures, more than the {reach.settings.max_images} allowed"
+            )
+        return body, await run_in_threadpool(_pictures, body.images)
     raise Invalid(
         "send multipart/form-data or application/json", Problem("content-type", repr(media_type))
     )
 
 
-def _read_json(data: bytes) -> tuple[ClassifyIn, Sequence[Upload]]:
+async def _read_json(request: Request, schema: type[M]) -> M:
+    """A JSON body by its schema; a large one on another thread, since it takes the parser long.
+
+    Raises:
+        Invalid: more values than any right body has, broken JSON, or what the schema refuses.
+    """
+    data = await request.body()
+    if sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+        raise Invalid("the body holds too many values", Problem("body", f"over {_MAX_VALUES:,}"))
+    if len(data) > _LARGE_JSON:
+        return await run_in_threadpool(_parsed, schema, data)
+    return _parsed(schema, data)
+
+
+def _parsed(schema: type[M], data: bytes) -> M:
     try:
-        body = ClassifyIn.model_validate_json(data)
+        return schema.model_validate_json(data)
     except ValidationError as error:
-        raise Invalid("the request is not valid", *problems_of(error.errors())) from error
-    files = [
+        raise _invalid(error) from error
+
+
+def _invalid(error: ValidationError) -> Invalid:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return Invalid("the request is not valid", *problems_of(found))
+
+
+def _pictures(images: Sequence[ImageIn]) -> list[Upload]:
+    return [
         Upload(image.file or f"images[{i}]", _base64(image.b64, f"images[{i}].b64"))
-        for i, image in enumerate(body.images)
+        for i, image in enumerate(images)
     ]
-    return body, files
 
 
 async def _read_form(request: Request, reach: Services) -> tuple[ClassifyIn, Sequence[Upload]]:
@@ -186,7 +245,7 @@ async def _read_form(request: Request, reach: Services) -> tuple[ClassifyIn, Seq
         try:
             return ClassifyIn.model_validate(_fields(form)), files
         except ValidationError as error:
-            raise Invalid("the request is not valid", *problems_of(error.errors())) from error
+            raise _invalid(error) from error
 
 
 def _fields(form: FormData) -> dict[str, Any]:
@@ -194,23 +253,10 @@ def _fields(form: FormData) -> dict[str, Any]:
         name: value for name, value in form.items() if name not in ("files", "classes", "template")
     }
     if classes := form.getlist("classes"):
-        fields["classes"] = _class_names(classes)
+        fields["classes"] = classes
     if templates := form.getlist("template"):
         fields["template"] = templates
     return fields
-
-
-def _class_names(given: list[Any]) -> list[Any]:
-    """Repeated fields, or one that holds a JSON list."""
-    if len(given) == 1 and isinstance(given[0], str) and given[0].lstrip().startswith("["):
-        try:
-            names: list[Any] = json.loads(given[0])
-        except (ValueError, RecursionError) as error:
-            raise Invalid(
-                "classes is not a JSON list", Problem("classes", "broken JSON")
-            ) from error
-        return names
-    return given
 
 
 def _text_or_picture(index: int, item: str) -> str | Upload:
@@ -225,7 +271,15 @@ def _text_or_picture(index: int, item: str) -> str | Upload:
 
 
 def _base64(text: str, field: str) -> bytes:
+    """Bytes of base64 in any dialect: RFC 4648's two alphabets, line breaks, no padding, data URI.
+
+    Raises:
+        Invalid: it is none of these.
+    """
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    packed = "".join(text.split()).rstrip("=").translate(_FROM_URL_SAFE)
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise Invalid("a picture is not base64", Problem(field, "not base64")) from error

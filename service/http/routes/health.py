@@ -18,12 +18,14 @@ router = APIRouter(tags=["health"])
 _PING_SECONDS = 2.0  # a batch takes well under a second
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
     """The process answers."""
     return {"status": "alive"}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_class=JSONResponse)
 async def readyz(reach: Reach) -> JSONResponse:
     """The device has just answered, and so has Redis: 200, or 503 with what did not.
@@ -38,6 +40,7 @@ async def readyz(reach: Reach) -> JSONResponse:
     return JSONResponse(body, status_code=200 if ready else 503)
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", response_class=Response)
 def metrics_text(reach: Reach) -> Response:
     """Prometheus's text format."""

@@ -23,6 +23,7 @@ _HEADERS = {
 router = APIRouter(include_in_schema=False)
 
 
+@router.head("/")
 @router.get("/")
 def index() -> FileResponse:
     return FileResponse(_FILES / "index.html", headers=_HEADERS)
