@@ -159,6 +159,7 @@ class RegistryDesk:
 
     def sweep(self) -> None:
         self._registry.jobs.dispatch_all()
+        self._registry.tenants.sweep()
 
     def _job(self, job: FitJob) -> Job:
         return self._registry.jobs.get(job.tenant, job.job)

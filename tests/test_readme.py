@@ -55,6 +55,8 @@ RUN_BY = {
     "rmadapter backup": "tests/service/test_backup.py",
     "rmadapter restore": "tests/service/test_backup.py",
     "rmadapter evaluate": "tests/test_commands.py",
+    "rmadapter --version": "tests/service/test_command_line.py",
+    "rmadapter tenants create": "tests/service/test_up.py",
     "rmadapter openapi": "tests/service/test_openapi.py",
     "curl": "tests/test_examples.py",
     "docker/make-secrets.sh": "tests/conftest.py",

@@ -110,8 +110,10 @@ def connected(admin: bool = False) -> Iterator[Client]:
 
 
 def _key(settings: Settings, admin: bool) -> str:
-    """From the environment, else from the file that `up` wrote."""
+    """From the settings or the environment, else from the file that `up` wrote."""
     name = "RMADAPTER_ADMIN_KEY" if admin else "RMADAPTER_API_KEY"
+    if admin and settings.admin_key is not None:  # also where a secret's file is mounted
+        return settings.admin_key.get_secret_value()
     if name in os.environ:
         return os.environ[name]
     file = settings.data_dir / ("admin.key" if admin else "default.key")

@@ -19,6 +19,12 @@ from service.records.store import Page, Store, members, tenant_key
 LeftOut = Callable[[str, str], None]  # is told a blob's path, and why it was left out
 _LOCK_SECONDS = 30.0  # a publish writes two small records
 
+_GO_LIVE = """
+if redis.call('hexists', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('hset', KEYS[2], 'live', ARGV[1])
+return 1
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Version:
@@ -93,29 +99,52 @@ class Adapters:
 
         Every server looks up what is live for each request, so none answers with the old one after.
         """
-        self.version(tenant, adapter, number)
         with self._lock(tenant, adapter):
-            live = self._live(tenant, adapter)
-            if not allowed(self.version(tenant, adapter, live) if live else None):
+            self.version(tenant, adapter, number)
+            if not allowed(self._live_version(tenant, adapter)):
                 return False
             manifest = json.dumps({"version": number})
-            self._blobs.put(f"{_folder(tenant, adapter)}/live.json", manifest.encode())
-            self._store.hset(self._name(tenant, adapter), "live", str(number))
+            live_path = f"{_folder(tenant, adapter)}/live.json"
+            self._blobs.put(live_path, manifest.encode())
+            name = self._name(tenant, adapter)
+            versions = self._name(tenant, adapter, "versions")
+            if not self._store.eval(_GO_LIVE, 2, versions, name, str(number)):
+                self._blobs.delete(live_path)  # the adapter was deleted, its lock having ended
+                raise NotFound(f"there is no version {number} of an adapter {adapter!r}")
             return True
 
+    def _live_version(self, tenant: str, adapter: str) -> Version | None:
+        """The version that answers; None also where it has gone."""
+        try:
+            return self.version(tenant, adapter)
+        except (NotFound, Conflict):
+            return None
+
     def get(self, tenant: str, adapter: str) -> Adapter:
-        with self._store.pipeline() as pipe:
-            pipe.hget(self._name(tenant, adapter), "live")
-            pipe.hgetall(self._name(tenant, adapter, "versions"))
-            live, records = pipe.execute()
-        if not records:
+        (found,) = self._read_all(tenant, [adapter])
+        if found is None:
             raise NotFound(f"there is no adapter {adapter!r}")
-        versions = sorted(map(_read, records.values()), key=lambda v: -v.number)
-        return Adapter(adapter, int(live) if live else None, tuple(versions))
+        return found
 
     def page(self, tenant: str, limit: int, cursor: str | None) -> Page[Adapter]:
+        """A page of the tenant's adapters, without those that went while it was read."""
         page = members(self._store, tenant_key(tenant, "adapters"), limit, cursor)
-        return Page([self.get(tenant, name) for name in page.items], page.cursor)
+        found = self._read_all(tenant, page.items)
+        return Page([adapter for adapter in found if adapter], page.cursor)
+
+    def _read_all(self, tenant: str, names: list[str]) -> list[Adapter | None]:
+        """The adapters by their names, in one round trip; None for one without a version."""
+        with self._store.pipeline() as pipe:
+            for name in names:
+                pipe.hget(self._name(tenant, name), "live")
+                pipe.hvals(self._name(tenant, name, "versions"))
+            answers = pipe.execute()
+        found: list[Adapter | None] = []
+        for name, live, records in zip(names, answers[::2], answers[1::2], strict=True):
+            versions = sorted(map(_read, records), key=lambda v: -v.number)
+            number = int(live) if live else None
+            found.append(Adapter(name, number, tuple(versions)) if versions else None)
+        return found
 
     def version(self, tenant: str, adapter: str, number: int | None = None) -> Version:
         """A version by number, or the live one.
@@ -139,10 +168,11 @@ class Adapters:
         with self._lock(tenant, adapter):
             if self._live(tenant, adapter) == number:
                 raise Conflict(f"version {number} of {adapter!r} is live")
-            self._store.hdel(self._name(tenant, adapter, "versions"), str(number))
-        self._blobs.delete(version.path)
-        if not self._store.hlen(self._name(tenant, adapter, "versions")):
-            self._store.zrem(tenant_key(tenant, "adapters"), adapter)
+            versions = self._name(tenant, adapter, "versions")
+            self._store.hdel(versions, str(number))
+            if not self._store.hlen(versions):
+                self._store.zrem(tenant_key(tenant, "adapters"), adapter)
+            self._blobs.delete(version.path)
 
     def delete(self, tenant: str, adapter: str) -> None:
         """Deletes an adapter with all its versions; their numbers are not given out again."""
@@ -152,7 +182,7 @@ class Adapters:
             pipe.hdel(self._name(tenant, adapter), "live")
             pipe.delete(self._name(tenant, adapter, "versions"))
             pipe.execute()
-        self._blobs.delete_all(_folder(tenant, adapter))
+            self._blobs.delete_all(_folder(tenant, adapter))
 
     def restore(self, tenant: str, adapter: str, left_out: LeftOut) -> None:
         """Makes the records of one adapter anew from its blobs; `left_out` is told the path of each

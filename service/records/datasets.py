@@ -153,18 +153,29 @@ class Datasets:
             pipe.execute()
 
     def get(self, tenant: str, dataset_id: str) -> Dataset:
-        with self._store.pipeline() as pipe:
-            pipe.get(tenant_key(tenant, "dataset", dataset_id))
-            pipe.hgetall(tenant_key(tenant, "dataset", dataset_id, "labels"))
-            record, labels = pipe.execute()
-        if record is None:
+        (found,) = self._read_all(tenant, [dataset_id])
+        if found is None:
             raise NotFound(f"there is no data set {dataset_id}")
-        counts = {label: int(n) for label, n in sorted(labels.items()) if int(n) > 0}
-        return Dataset(**json.loads(record), labels=counts)
+        return found
 
     def page(self, tenant: str, limit: int, cursor: str | None) -> Page[Dataset]:
+        """A page of the tenant's data sets, without those that went while it was read."""
         page = members(self._store, tenant_key(tenant, "datasets"), limit, cursor)
-        return Page([self.get(tenant, dataset_id) for dataset_id in page.items], page.cursor)
+        found = self._read_all(tenant, page.items)
+        return Page([dataset for dataset in found if dataset], page.cursor)
+
+    def _read_all(self, tenant: str, ids: list[str]) -> list[Dataset | None]:
+        """The data sets by their ids, in one round trip; None for one that is not there."""
+        with self._store.pipeline() as pipe:
+            for dataset_id in ids:
+                pipe.get(tenant_key(tenant, "dataset", dataset_id))
+                pipe.hgetall(tenant_key(tenant, "dataset", dataset_id, "labels"))
+            answers = pipe.execute()
+        found: list[Dataset | None] = []
+        for record, labels in zip(answers[::2], answers[1::2], strict=True):
+            counts = {label: int(n) for label, n in sorted(labels.items()) if int(n) > 0}
+            found.append(Dataset(**json.loads(record), labels=counts) if record else None)
+        return found
 
     def add(self, tenant: str, dataset_id: str, sample: Sample) -> Added:
         """Stores a picture that was found to be good; the same picture again changes nothing.

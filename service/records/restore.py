@@ -2,6 +2,7 @@
 
 import logging
 
+from service.errors import NotFound
 from service.records import Registry
 from service.records.adapters import LeftOut
 from service.records.datasets import Usage
@@ -37,7 +38,12 @@ def restore(registry: Registry, left_out: LeftOut = log_left_out) -> int:
             case [_, tenant, "adapters", adapter, "versions", _]:
                 adapters.add((tenant, adapter))
     for tenant in sorted(tenants):
-        registry.tenants.save(read_manifest(registry.blobs.get(f"tenants/{tenant}/tenant.json")))
+        path = f"tenants/{tenant}/tenant.json"
+        try:
+            registry.tenants.save(read_manifest(registry.blobs.get(path)))
+        except NotFound:
+            left_out(path, "the tenant was erased")
+            tenants.discard(tenant)
     used: dict[str, list[Usage]] = {tenant: [] for tenant in tenants}
     for tenant, dataset in sorted(datasets):
         if tenant in tenants:

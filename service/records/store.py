@@ -23,8 +23,18 @@ T = TypeVar("T")
 
 PREFIX = "rmadapter"
 _TIMEOUT = 5.0  # seconds; a record is read in under a millisecond
-# Answers of a Redis that is there but cannot write now: a full disk, full memory, a replica's turn.
-_REFUSALS = ("MISCONF", "OOM", "READONLY", "LOADING", "NOREPLICAS", "CLUSTERDOWN", "MASTERDOWN")
+# Errors of a Redis that is there but cannot serve now: full memory, a replica's turn, a failover.
+# redis-py cuts the word off that an answer begins with, where it has a class for it.
+_REFUSALS = (
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.MasterDownError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.AskError,  # MOVED too
+)
+_REFUSED = ("MISCONF", "NOREPLICAS", "LOADING", "OOM ", "READONLY", "CLUSTERDOWN", "MASTERDOWN")
+_WRITTEN_SECONDS = 60  # how long what `check_writes` wrote is kept
 
 
 class Store(redis.Redis):  # type: ignore[misc]
@@ -33,6 +43,10 @@ class Store(redis.Redis):  # type: ignore[misc]
     def execute_command(self, *args: Any, **options: Any) -> Any:
         with _translated():
             return super().execute_command(*args, **options)
+
+    def check_writes(self) -> None:
+        """Raises Unavailable unless Redis answers and can write."""
+        self.set(key("written"), "1", ex=_WRITTEN_SECONDS)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "_Pipeline":
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
@@ -52,8 +66,8 @@ def _translated() -> Iterator[None]:
     except (redis.ConnectionError, redis.TimeoutError) as error:
         metrics.STORE_ERRORS.labels("redis").inc()
         raise Unavailable("Redis does not answer") from error
-    except redis.ResponseError as error:
-        if any(refusal in str(error) for refusal in _REFUSALS):
+    except redis.RedisError as error:
+        if isinstance(error, _REFUSALS) or any(word in str(error) for word in _REFUSED):
             metrics.STORE_ERRORS.labels("redis").inc()
             raise Unavailable("Redis cannot write now") from error
         raise

@@ -6,11 +6,13 @@ tenants/T/tenant.json   its name and the hashes of its keys
 import hashlib
 import json
 import secrets
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from service.errors import Conflict, NotFound, OverQuota, Unauthorized
+from service.errors import Conflict, NotFound, OverQuota, Unauthorized, Unavailable
 from service.records.blobs import Blobs
 from service.records.formats import FORMAT, mark_blobs
 from service.records.store import (
@@ -28,7 +30,35 @@ Scope = Literal["classify", "manage"]  # the second holds all that the first doe
 
 _TENANTS = key("tenants")
 _NAMES = key("tenant-names")
+_ERASED = key("erased-tenants")  # id → when what was written meanwhile is swept, seconds of time()
 _LOCK_SECONDS = 30.0  # a change of keys writes two small records
+_SWEEP_AFTER = 120.0  # seconds; a request that was let in before the erasure has ended by then
+
+# A tenant that is gone stays gone: a change of one without a record, or of an erased one, writes
+# nothing.
+_SAVE = """
+local names, tenants, erased, formats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local id, record, format, known, scopes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+if redis.call('zscore', erased, id) then return 0 end
+if known == '1' and redis.call('hexists', names, id) == 0 then return 0 end
+redis.call('setnx', formats, format)
+redis.call('hset', names, id, record)
+redis.call('zadd', tenants, 0, id)
+for i = 5, #KEYS do
+  if i - 4 <= scopes then redis.call('set', KEYS[i], id .. ' ' .. ARGV[i + 1])
+  else redis.call('del', KEYS[i]) end
+end
+return 1
+"""
+
+# What a key opens; nothing unless its tenant is there and has the key in its record.
+_GRANT = """
+local found = redis.call('get', KEYS[1])
+if not found then return false end
+local record = redis.call('hget', KEYS[2], string.match(found, '^%S+'))
+if record and string.find(record, ARGV[1], 1, true) then return found end
+return false
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +108,26 @@ class Tenants:
         self.save(tenant)
         return tenant, api_key
 
-    def save(self, tenant: Tenant, ended: tuple[Key, ...] = ()) -> None:
-        """Writes the record; the `ended` keys open nothing from then on."""
+    def save(self, tenant: Tenant, ended: tuple[Key, ...] = (), known: bool = False) -> None:
+        """Writes the record; the `ended` keys open nothing from then on.
+
+        Args:
+            tenant: the record as it shall be.
+            ended: keys that were the tenant's until now.
+            known: the tenant must have a record already.
+
+        Raises:
+            NotFound: the tenant was erased meanwhile. Nothing of it is left by this call.
+        """
         record = json.dumps(asdict(tenant))
         self._blobs.put(_manifest(tenant.id), record.encode())
-        with self._store.pipeline() as pipe:
-            pipe.setnx(FORMAT_KEY, FORMAT)
-            pipe.hset(_NAMES, tenant.id, record)
-            for one in ended:
-                pipe.delete(_key_name(one.hash))
-            for one in tenant.keys:
-                pipe.set(_key_name(one.hash), f"{tenant.id} {one.scope}")
-            pipe.zadd(_TENANTS, {tenant.id: 0})
-            pipe.execute()
+        names = [_key_name(one.hash) for one in (*tenant.keys, *ended)]
+        scopes = [one.scope for one in tenant.keys]
+        keys = [_NAMES, _TENANTS, _ERASED, FORMAT_KEY, *names]
+        values = [tenant.id, record, FORMAT, "1" if known else "0", len(scopes), *scopes]
+        if not self._store.eval(_SAVE, len(keys), *keys, *values):
+            self._blobs.delete(_manifest(tenant.id))
+            raise NotFound(f"there is no tenant {tenant.id}")
 
     def get(self, tenant_id: str) -> Tenant:
         record = self._store.hget(_NAMES, tenant_id)
@@ -113,7 +150,8 @@ class Tenants:
         Raises:
             Unauthorized: no tenant has this key.
         """
-        found: str | None = self._store.get(_key_name(hash_key(api_key)))
+        hashed = hash_key(api_key)
+        found: str | None = self._store.eval(_GRANT, 2, _key_name(hashed), _NAMES, hashed)
         if found is None:
             raise Unauthorized("the API key is not known")
         tenant, _, scope = found.partition(" ")
@@ -168,21 +206,46 @@ class Tenants:
             tenant = self.get(tenant_id)
             kept = change(tenant)
             ended = tuple(one for one in tenant.keys if one not in kept)
-            self.save(replace(tenant, keys=kept), ended)
+            self.save(replace(tenant, keys=kept), ended, known=True)
 
     def erase(self, tenant_id: str) -> None:
-        """Deletes a tenant with all its data. The keys go first, so nothing is added meanwhile."""
-        tenant = self.get(tenant_id)
-        for one in tenant.keys:
-            self._store.delete(_key_name(one.hash))
+        """Deletes a tenant with all its data; may be repeated.
+
+        The record and the keys go first, in one step, so nothing opens the tenant any more. What
+        requests that were let in before write meanwhile is deleted by `sweep`.
+
+        Raises:
+            NotFound: there is no such tenant, and there was none.
+        """
+        known = self._store.hexists(_NAMES, tenant_id)
+        if not known and self._store.zscore(_ERASED, tenant_id) is None:
+            raise NotFound(f"there is no tenant {tenant_id}")
+        with suppress(Unavailable):  # full memory refuses this, and not what deletes
+            self._store.zadd(_ERASED, {tenant_id: time.time() + _SWEEP_AFTER})
+        self._end(tenant_id)
+
+    def sweep(self) -> None:
+        """Deletes once more what belongs to tenants that were erased a while ago."""
+        for tenant_id in self._store.zrangebyscore(_ERASED, "-inf", time.time()):
+            self._end(tenant_id)
+            self._store.zadd(_ERASED, {tenant_id: "+inf"})  # kept: it is never made again
+
+    def _end(self, tenant_id: str) -> None:
+        with self._store.lock(key("tenant-lock", tenant_id), timeout=_LOCK_SECONDS):
+            record = self._store.hget(_NAMES, tenant_id)
+            with self._store.pipeline() as pipe:
+                pipe.hdel(_NAMES, tenant_id)
+                pipe.zrem(_TENANTS, tenant_id)
+                for one in read_manifest(record).keys if record else ():
+                    pipe.delete(_key_name(one.hash))
+                pipe.execute()
+        self._delete_all(tenant_id)
+
+    def _delete_all(self, tenant_id: str) -> None:
+        self._blobs.delete(_manifest(tenant_id))  # first: without it, a restore leaves it erased
         for name in self._store.scan_iter(match=tenant_key(tenant_id, "*"), count=1000):
             self._store.delete(name)
-        self._blobs.delete(_manifest(tenant_id))  # first: without it, a restore leaves it erased
         self._blobs.delete_all(f"tenants/{tenant_id}")
-        with self._store.pipeline() as pipe:
-            pipe.hdel(_NAMES, tenant_id)
-            pipe.zrem(_TENANTS, tenant_id)
-            pipe.execute()
 
 
 def read_manifest(data: bytes | str) -> Tenant:

@@ -31,7 +31,7 @@ async function show() {
   try {
     const page = await pageOf(signal);
     if (signal.aborted) return;
-    main.replaceChildren(...page.content);
+    main.replaceChildren(...page.content.filter((part) => part !== null && part !== undefined));
     document.title = `${page.title} · rmadapter`;
     announce(page.title);
   } catch (error) {

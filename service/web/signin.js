@@ -27,6 +27,8 @@ export function signIn(enter) {
   problem.box,
   h("p", { class: "hint" }, "After ", h("code", {}, "rmadapter up"), " on this machine it is in ",
     h("code", {}, "~/.rmadapter/default.key"), ". It stays in this tab and is gone when you close it."),
+  h("p", { class: "hint" }, "With Docker Compose, the administrator makes a tenant and its key: ",
+    h("code", {}, "docker compose exec api rmadapter tenants create NAME"), "."),
   button);
   return {
     title: "Sign in",

@@ -13,7 +13,8 @@ from adapters.clip import FrozenCLIP
 from adapters.errors import UnsupportedModel
 from service.inference import backends, onnx_backend
 from service.inference.onnx_backend import OnnxBackend
-from service.inference.torch_backend import Backend, LowerText, TorchBackend
+from service.inference.protocol import Backend
+from service.inference.torch_backend import LowerText, TorchBackend
 from service.settings import Settings
 from tests.conftest import random_weights
 from training.data import ImageSet

@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from service import __version__
 from service.cli import app
 from service.cli.terminal import coloured, table_of
-from tests.conftest import Api, photo_folder, random_weights  # noqa: F401 (fixtures use it)
+from tests.conftest import ADMIN_KEY, Api, photo_folder, random_weights  # noqa: F401 (fixtures use it)
 
 runner = CliRunner()
 
@@ -227,3 +228,22 @@ def test_tables_have_colours_on_a_terminal_and_none_in_a_pipe() -> None:
     Console(file=pipe, force_terminal=False).print(table)
     assert "\x1b[32msucceeded" in terminal.getvalue()
     assert "succeeded" in pipe.getvalue() and "\x1b" not in pipe.getvalue()
+
+
+def test_the_version_is_printed() -> None:
+    result = runner.invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"rmadapter {__version__}\n")
+
+
+def test_the_administrators_commands_read_the_mounted_secret(
+    api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in the containers, where no variable and no data folder holds the admin key."""
+    (tmp_path / "rmadapter_admin_key").write_text(ADMIN_KEY)
+    monkeypatch.setenv("RMADAPTER_SECRETS_DIR", str(tmp_path))
+    monkeypatch.delenv("RMADAPTER_ADMIN_KEY", raising=False)
+    monkeypatch.setenv("RMADAPTER_URL", api.url)
+    monkeypatch.setenv("RMADAPTER_DATA_DIR", str(tmp_path / "nothing"))
+    result = runner.invoke(app, ["tenants", "create", "Meadow Ltd"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["api_key"].startswith("rma_")

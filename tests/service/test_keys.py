@@ -20,6 +20,7 @@ CLASSIFY = {
     "POST /classify",
     "POST /v1/classify",
     "POST /v1/embeddings",
+    "GET /v1/models",
     "GET /v1/adapters",
     "GET /v1/adapters/{adapter}",
 }

@@ -65,7 +65,9 @@ async def _device(reach: Services) -> str:
 async def _redis(reach: Services) -> str:
     try:
         async with asyncio.timeout(_PING_SECONDS):
-            await run_in_threadpool(reach.registry.store.ping)
-    except (TimeoutError, RMAdapterError):
+            await run_in_threadpool(reach.registry.store.check_writes)
+    except TimeoutError:
         return "no answer"
+    except RMAdapterError as error:
+        return "cannot write" if "write" in str(error) else "no answer"
     return "ok"
