@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from adapters.errors import RMAdapterError
 from service.embedded.redis_server import RedisServer
-from service.errors import Unauthorized
+from service.errors import OverQuota, Unauthorized
 from service.http.server import listen, serve_app
 from service.records import Registry
 from service.settings import Settings
@@ -32,7 +32,7 @@ def up(settings: Settings) -> None:
     """Runs everything until a signal."""
     for name in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again when it has stopped
         signal.signal(name, lambda *_: sys.exit(0))
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_private(settings.data_dir)
     with ExitStack() as stack:
         stack.enter_context(_alone(settings.data_dir))
         listener = stack.enter_context(listen(settings))
@@ -40,7 +40,7 @@ def up(settings: Settings) -> None:
         settings = stack.enter_context(embedded_redis(settings))
         stack.enter_context(_worker(settings))
         services = open_services(settings)
-        _ensure_default_tenant(services.registry, settings.data_dir)
+        ensure_default_tenant(services.registry, settings.data_dir)
         host, port = listener.getsockname()[:2]
         url = f"http://{host}:{port}"
         listener.listen()  # who reads the next line may call at once
@@ -50,6 +50,22 @@ def up(settings: Settings) -> None:
         print(f"open {url} and sign in with the key in {settings.data_dir / 'default.key'}")
         print(f"keys and data lie in {settings.data_dir}", flush=True)
         serve_app(services, listener, drain_seconds=0.0)  # nobody to take over
+
+
+def _make_private(folder: Path) -> None:
+    """Makes the data directory for its owner alone, also where it was there before.
+
+    Raises:
+        RMAdapterError: it is somebody else's.
+    """
+    os.umask(0o077)  # of every file that this process and its worker make
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.chmod(0o700)
+    except PermissionError as error:
+        raise RMAdapterError(
+            f"{folder} belongs to another user; give another --data-dir"
+        ) from error
 
 
 @contextmanager
@@ -77,7 +93,7 @@ def stopped(settings: Settings) -> Iterator[Settings]:
     if settings.redis_url:
         yield settings
         return
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_private(settings.data_dir)
     with _alone(settings.data_dir), embedded_redis(settings) as private:
         yield private
 
@@ -155,7 +171,7 @@ def _with_admin_key(settings: Settings) -> tuple[Settings, bool]:
     return settings.model_copy(update={"admin_key": key}), new
 
 
-def _ensure_default_tenant(registry: Registry, data_dir: Path) -> None:
+def ensure_default_tenant(registry: Registry, data_dir: Path) -> None:
     """A tenant `default`, whose key lies in default.key for the other commands."""
     file = data_dir / "default.key"
     try:
@@ -164,16 +180,26 @@ def _ensure_default_tenant(registry: Registry, data_dir: Path) -> None:
             return
     except Unauthorized:
         log.warning("the key in %s is not known; a new one is made", file)
-    write_secret(file, _default_key(registry))
+    try:
+        write_secret(file, _default_key(registry))
+    except OverQuota as error:
+        log.warning(
+            "no key for tenant default is made here: %s; revoke one that is not used", error
+        )
 
 
 def _default_key(registry: Registry) -> str:
+    """One more key of tenant `default`: another machine, or a restored app, may hold the others.
+
+    Raises:
+        OverQuota: it has as many keys as allowed.
+    """
     cursor = None
     while True:
         page = registry.tenants.page(1000, cursor)
         for tenant in page.items:
             if tenant.name == "default":
-                return registry.tenants.rotate(tenant.id)[1]
+                return registry.tenants.add_key(tenant.id, "manage")[1]
         if page.cursor is None:
             return registry.tenants.create("default")[1]
         cursor = page.cursor

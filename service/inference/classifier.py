@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -35,6 +36,9 @@ from service.inference.version import ServedVersion
 
 _TEXT_ROWS = 128  # class names queued at a time, so that a long list leaves room for others
 _FROZEN_LEASE = Lease(FROZEN, "device")
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,28 +114,28 @@ class Classifier:
         check_classes(question.classes, self._limits.classes)
         for template in question.templates:
             check_template(template)
-        async with self._in_time(question.version) as lease:
-            tenant = question.tenant
+        async with self._in_time():
             with tracing.span("decode", pictures=len(files)):
                 warnings: list[list[str]] = [[] for _ in files]
                 pixels = await asyncio.gather(
                     *(
-                        self._decode(tenant, file.data, said.append)
+                        self._decode(question.tenant, file.data, said.append)
                         for file, said in zip(files, warnings, strict=True)
                     )
                 )
-            texts = await self._text_features(question, lease)
             good = [p for p in pixels if not isinstance(p, BadImage)]
-            rows = iter(await self._run(question.tenant, lease, good, one_by_one=True))
-            answers = [
-                _failed(file, image)
-                if isinstance(image, BadImage)
-                else replace(
-                    self._answer(question, file, next(rows), texts),
-                    warning="; ".join(said) or None,
-                )
-                for file, image, said in zip(files, pixels, warnings, strict=True)
-            ]
+            async with self._lease(question.version) as lease:  # for the device's work alone
+                texts = await self._text_features(question, lease)
+                rows = iter(await self._run(question.tenant, lease, good, one_by_one=True))
+        answers = [
+            _failed(file, image)
+            if isinstance(image, BadImage)
+            else replace(
+                self._answer(question, file, next(rows), texts),
+                warning="; ".join(said) or None,
+            )
+            for file, image, said in zip(files, pixels, warnings, strict=True)
+        ]
         return answers, lease
 
     async def embed(
@@ -146,7 +150,7 @@ class Classifier:
         Raises what `classify` raises; a broken picture is Invalid.
         """
         admission.hold(sum(not isinstance(item, str) for item in inputs))
-        async with self._in_time(version) as lease:
+        async with self._in_time():
             contents: list[Pixels | str] = []
             for i, item in enumerate(inputs):
                 content = item if isinstance(item, str) else await self._decode(tenant, item.data)
@@ -154,14 +158,15 @@ class Classifier:
                     raise Invalid("an input is not a picture", Problem(f"input[{i}]", str(content)))
                 contents.append(content)
             texts = [content for content in contents if isinstance(content, str)]
-            lengths = await self._lengths(texts)
-            read = await self._prompt_features(tenant, lease, lengths)
+            lengths = await self._lengths(tenant, texts)
             pixels = [content for content in contents if not isinstance(content, str)]
-            seen = iter(await self._run(tenant, lease, pixels))
+            async with self._lease(version) as lease:
+                read = await self._prompt_features(tenant, lease, lengths)
+                seen = iter(await self._run(tenant, lease, pixels))
             features = [read[c] if isinstance(c, str) else _whole(next(seen)) for c in contents]
             return features, sum(lengths[text] for text in texts)
 
-    async def _lengths(self, texts: Sequence[str]) -> dict[str, int]:
+    async def _lengths(self, tenant: str, texts: Sequence[str]) -> dict[str, int]:
         """Each text's tokens. Not on the event loop: a long text takes milliseconds.
 
         Raises:
@@ -170,21 +175,21 @@ class Classifier:
         if not texts:
             return {}
         distinct = list(dict.fromkeys(texts))
-        loop = asyncio.get_running_loop()
-        lengths = await loop.run_in_executor(self._decoders, self._clip.lengths, distinct)
+        lengths = await self._in_turn(tenant, self._clip.lengths, distinct)
         return dict(zip(distinct, lengths, strict=True))
 
     @asynccontextmanager
-    async def _in_time(self, version: ServedVersion | None) -> AsyncIterator[Lease]:
-        """Within the deadline, and with the version's weights in a slot."""
+    async def _in_time(self) -> AsyncIterator[None]:
+        """Within a request's deadline."""
         try:
-            async with asyncio.timeout(self._limits.seconds), self._lease(version) as lease:
-                yield lease
+            async with asyncio.timeout(self._limits.seconds):
+                yield
         except TimeoutError as error:
             raise Unavailable(f"no answer within {self._limits.seconds:g} s") from error
 
     @asynccontextmanager
     async def _lease(self, version: ServedVersion | None) -> AsyncIterator[Lease]:
+        """With the version's weights in a slot, which nobody else may take meanwhile."""
         if version is None:
             yield _FROZEN_LEASE
         else:
@@ -197,17 +202,31 @@ class Classifier:
         if len(files) > self._limits.images:
             raise TooLarge(f"{len(files)} pictures, more than the {self._limits.images} allowed")
 
+    async def _in_turn(self, tenant: str, work: Callable[..., T], *arguments: Any) -> T:
+        """Runs work on at most half of the threads for one tenant.
+
+        Its turn is given back by the work, when it has ended: one who hangs up leaves work behind
+        that still runs, and would else take all threads one turn after another.
+        """
+        loop = asyncio.get_running_loop()
+        turn = self._turns.setdefault(tenant, asyncio.Semaphore(self._decodes_of_a_tenant))
+        await turn.acquire()
+        running = self._decoders.submit(work, *arguments)
+
+        def give_back(_: object) -> None:
+            with suppress(RuntimeError):  # the loop has closed: the server has stopped
+                loop.call_soon_threadsafe(turn.release)
+
+        running.add_done_callback(give_back)
+        return await asyncio.wrap_future(running)
+
     async def _decode(
         self, tenant: str, data: bytes, warn: Callable[[str], None] = lambda _: None
     ) -> Pixels | BadImage:
-        """On at most half of the threads for one tenant, so that a flood does not take them all."""
-        loop = asyncio.get_running_loop()
-        turn = self._turns.setdefault(tenant, asyncio.Semaphore(self._decodes_of_a_tenant))
         try:
-            async with turn:
-                pixels = await loop.run_in_executor(
-                    self._decoders, decode, data, self._clip.spec, self._limits.image, warn
-                )
+            pixels = await self._in_turn(
+                tenant, decode, data, self._clip.spec, self._limits.image, warn
+            )
         except BadImage as error:
             metrics.IMAGES.labels("rejected").inc()
             return error
@@ -231,7 +250,7 @@ class Classifier:
     ) -> dict[str, Feature]:
         """Each name's feature, the mean over the templates."""
         by_template = [prompts(names, template) for template in question.templates]
-        lengths = await self._lengths(list(chain(*by_template)))
+        lengths = await self._lengths(question.tenant, list(chain(*by_template)))
         made = await self._prompt_features(question.tenant, lease, lengths)
         if len(by_template) == 1:
             return {name: made[prompt] for name, prompt in zip(names, by_template[0], strict=True)}

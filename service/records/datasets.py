@@ -43,6 +43,13 @@ redis.call('incr', KEYS[1])
 redis.call('incrby', KEYS[2], size)
 return {}
 """
+# A data set's place in the tenant's list, unless the list is full: then how many it holds.
+_TAKE_NAME = """
+local count = redis.call('zcard', KEYS[1])
+if count >= tonumber(ARGV[2]) then return count end
+redis.call('zadd', KEYS[1], 0, ARGV[1])
+return -1
+"""
 _GIVE_BACK = """
 if redis.call('zrem', KEYS[8], ARGV[1]) == 0 then return end
 redis.call('decr', KEYS[1])
@@ -135,12 +142,21 @@ class Datasets:
         self._store, self._blobs, self._quota = store, blobs, quota
 
     def create(self, tenant: str, name: str) -> Dataset:
-        """Raises OverQuota."""
-        count = self._store.zcard(tenant_key(tenant, "datasets"))
-        if count >= self._quota.datasets:
-            raise OverQuota("data sets", self._quota.datasets, count)
-        dataset = Dataset(new_id("dataset"), name, now(), {})
-        self.save(tenant, dataset)
+        """Makes an empty data set.
+
+        Raises:
+            OverQuota: the tenant has as many as allowed.
+        """
+        dataset, most = Dataset(new_id("dataset"), name, now(), {}), self._quota.datasets
+        datasets = tenant_key(tenant, "datasets")
+        count = int(self._store.eval(_TAKE_NAME, 1, datasets, dataset.id, most))
+        if count >= 0:
+            raise OverQuota("data sets", most, count)
+        try:
+            self.save(tenant, dataset)
+        except Exception:
+            self._store.zrem(datasets, dataset.id)
+            raise
         return dataset
 
     def save(self, tenant: str, dataset: Dataset) -> None:

@@ -3,6 +3,7 @@
 The one file that knows Redis's errors.
 """
 
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from redis.client import Pipeline
 from redis.connection import AbstractConnection
 
 from service import metrics
-from service.errors import Invalid, NewerFormat, Problem, Unavailable
+from service.errors import Invalid, NewerFormat, NotFound, Problem, Unavailable
 from service.records.formats import check_format
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ _REFUSALS = (
     redis.exceptions.AskError,  # MOVED too
 )
 _REFUSED = ("MISCONF", "NOREPLICAS", "LOADING", "OOM ", "READONLY", "CLUSTERDOWN", "MASTERDOWN")
+_PART = re.compile(r"[A-Za-z0-9._-]{0,200}")  # ids, names of adapters and of kinds
 _WRITTEN_SECONDS = 60  # how long what `check_writes` wrote is kept
 
 
@@ -109,7 +111,14 @@ FORMAT_KEY = key("format")
 
 
 def tenant_key(tenant: str, *parts: str) -> str:
-    """All that belongs to a tenant lies under one prefix, so that it can be erased."""
+    """A key of what belongs to a tenant: all under one prefix, so that it can be erased.
+
+    Raises:
+        NotFound: a part, which may come from a request's path, would lead to another key.
+    """
+    for part in (tenant, *parts):
+        if not _PART.fullmatch(part):
+            raise NotFound(f"there is no {part[:100]!r}")
     return key("tenant", tenant, *parts)
 
 

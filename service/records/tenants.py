@@ -243,7 +243,7 @@ class Tenants:
 
     def _delete_all(self, tenant_id: str) -> None:
         self._blobs.delete(_manifest(tenant_id))  # first: without it, a restore leaves it erased
-        for name in self._store.scan_iter(match=tenant_key(tenant_id, "*"), count=1000):
+        for name in self._store.scan_iter(match=f"{tenant_key(tenant_id)}:*", count=1000):
             self._store.delete(name)
         self._blobs.delete_all(f"tenants/{tenant_id}")
 

@@ -2,14 +2,19 @@
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from unittest.mock import AsyncMock, Mock
 
 import numpy as np
 import pytest
 
 from adapters.clip import FrozenCLIP
+from adapters.errors import BadImage
 from adapters.pixels import ImageLimits
 from service.inference import classifier
-from service.inference.classifier import Classifier, Limits
+from service.inference.classifier import Classifier, Limits, Question, Upload
+from service.inference.tiers import Lease
 
 
 def test_a_floods_pictures_leave_threads_for_another_tenants(
@@ -36,3 +41,57 @@ def test_a_floods_pictures_leave_threads_for_another_tenants(
 
     asyncio.run(run())
     assert begun.count(b"flood") == 10
+
+
+def test_one_who_hangs_up_keeps_its_turn_until_its_work_has_ended(
+    clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, running, most = threading.Event(), [0], [0]
+
+    def decode(data: bytes, *_: object) -> np.ndarray:
+        if data == b"flood":
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+            release.wait(30)
+            running[0] -= 1
+        return np.zeros((3, 224, 224), np.uint8)
+
+    monkeypatch.setattr(classifier, "decode", decode)
+    made = Classifier(clip, None, None, Limits(ImageLimits(), 9, 9, 9.0), 4, 9)
+
+    async def run() -> None:
+        for _ in range(5):  # requests of one client that hangs up each time
+            flood = [asyncio.create_task(made._decode("flood", b"flood")) for _ in range(4)]
+            await asyncio.sleep(0.05)
+            for task in flood:
+                task.cancel()
+            await asyncio.gather(*flood, return_exceptions=True)
+        await asyncio.wait_for(made._decode("calm", b"calm"), 10)
+        release.set()
+        await asyncio.wait_for(made._decode("flood", b"calm"), 10)  # the turns have come back
+
+    asyncio.run(run())
+    assert most[0] == 2
+
+
+def test_a_slot_is_held_for_the_devices_work_and_not_while_pictures_are_decoded(
+    clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    class Tiers:
+        @asynccontextmanager
+        async def lease(self, version: object) -> AsyncIterator[Lease]:
+            happened.append("leased")
+            yield Lease(1, "device")
+
+    def decode(data: bytes, *_: object) -> np.ndarray:
+        happened.append("decoded")
+        raise BadImage("no picture")
+
+    monkeypatch.setattr(classifier, "decode", decode)
+    made = Classifier(clip, None, Tiers(), Limits(ImageLimits(), 9, 9, 9.0), 4, 9)
+    monkeypatch.setattr(made, "_text_features", AsyncMock())
+    question = Question("t", Mock(sha256=""), ("a", "b"), ("{}",), None, None)
+    asyncio.run(made.classify(question, [Upload("a.jpg", b"x")], Mock()))
+    assert happened == ["decoded", "leased"]

@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from adapters.artifact import Artifact, Manifest, encode
 from adapters.clip import FrozenCLIP
 from service.client import Client
 from service.embedded.redis_server import RedisServer
-from service.errors import Conflict, NotFound, Unauthorized, Unavailable
+from service.errors import Conflict, NotFound, OverQuota, Unauthorized, Unavailable
 from service.records import Registry, open_registry
 from service.records.restore import restore
 from service.records.tenants import read_manifest
@@ -174,3 +176,23 @@ def test_a_redis_that_cannot_write_is_told_and_classify_goes_on(
     finally:
         store.config_set(command[0], was)
     assert client._http.get("/readyz").status_code == 200
+
+
+def test_data_sets_made_at_once_stay_within_the_quota(registry: Registry) -> None:
+    registry.datasets._quota = replace(registry.datasets._quota, datasets=3)
+    tenant, _ = registry.tenants.create("t")
+
+    def make() -> None:
+        with suppress(OverQuota):
+            registry.datasets.create(tenant.id, "one more")
+
+    at_once(*[make] * 12)
+    assert len(registry.datasets.page(tenant.id, 100, None).items) == 3
+
+
+@pytest.mark.parametrize("tail", [":labels", ":bytes", ":images", "*", "%20", "\u2028", "é"])
+@pytest.mark.parametrize("path", ["/v1/datasets/{}", "/v1/jobs/{}", "/v1/jobs/{}/events"])
+def test_an_id_that_would_lead_to_another_key_is_not_found(api: Api, path: str, tail: str) -> None:
+    client = api.new_tenant()
+    dataset = client.create_dataset("mine")
+    assert client._http.get(path.format(dataset + tail)).status_code == 404
