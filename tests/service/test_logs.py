@@ -62,7 +62,7 @@ def test_each_request_is_a_line_with_its_id_and_tenant_and_no_secret(
     key = client._http.headers["authorization"].split()[1]
     answer = client._http.post(
         "/classify?token=hidden",
-        files=[("files", ("secret-name.jpg", samples[0].data)), ("classes", (None, "a"))],
+        files=[("files", ("secret-name.jpg", samples[0].data)), ("classes", (None, "a,b"))],
         headers={"x-request-id": "from-the-client"},
     )
     assert answer.status_code == 200
