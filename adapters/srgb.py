@@ -61,28 +61,30 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """Greys of 16 or 32 bits and floats, scaled to mode L by the range that they are stored in."""
     if not (image.mode.startswith("I") or image.mode == "F"):
         return image
-    values = np.asarray(image).astype(np.float64)
-    clear = image.info.get("transparency")
-    scaled = _scaled(values, image.mode)
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        grey = (values >> 8).astype(np.uint8)
+    else:
+        grey = _scaled(values.astype(np.float32), image.mode == "F")
     if _white_is_zero(image):
-        scaled = 1 - scaled
-    grey = Image.fromarray(np.rint(255 * scaled).astype(np.uint8))
+        grey = 255 - grey
+    picture = Image.fromarray(grey)
+    clear = image.info.get("transparency")
     if isinstance(clear, int):  # a PNG's one transparent grey, of 16 bits
-        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
-    return grey
+        picture.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return picture
 
 
-def _scaled(values: NDArray[np.float64], mode: str) -> NDArray[np.float64]:
-    """To 0…1: 16-bit values by 65,535; floats in 0…1 as they are, others by what they span."""
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+def _scaled(values: NDArray[np.float32], real: bool) -> NDArray[np.uint8]:
+    """To 0…255: by 1 for reals in 0…1, by 255 or 65,535 for what fits there, else by the span."""
+    values = np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
-    if mode.startswith("I;16"):
-        return values / 65_535
-    if low >= 0:
-        for top in (1.0,) if mode == "F" and high <= 1 else (255.0, 65_535.0):
-            if high <= top:
-                return values / top
-    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+    tops = [top for top in ((1.0,) if real else ()) + (255.0, 65_535.0) if high <= top]
+    if low >= 0 and tops:
+        low, high = 0.0, tops[0]
+    values -= low
+    values *= 255 / (high - low) if high > low else 0.0
+    return np.rint(values, out=values).astype(np.uint8)
 
 
 def _white_is_zero(image: Image.Image) -> bool:
