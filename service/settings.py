@@ -82,6 +82,9 @@ class Settings(BaseSettings):
         3.0, description="`serve` after SIGTERM: goes on, while /readyz turns balancers away"
     )
 
+    cors_origins: str = Field(
+        "", description="origins whose pages may call the API from a browser, by commas; * is any"
+    )
     max_body_bytes: int = Field(256 * 2**20, description="a request's body")
     max_image_bytes: int = Field(20 * 2**20, description="one picture as sent")
     max_image_pixels: int = Field(50_000_000, description="one picture unpacked")
@@ -145,6 +148,10 @@ class Settings(BaseSettings):
     def pinned_adapters(self) -> frozenset[str]:
         """`tenant/adapter` of each."""
         return frozenset(name.strip() for name in self.pinned.split(",") if name.strip())
+
+    def allowed_origins(self) -> list[str]:
+        """The origins that a browser lets call the API."""
+        return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
 
     def environment(self) -> dict[str, str]:
         """These settings as the environment of a child process."""

@@ -204,7 +204,7 @@ def start_api(settings: Settings, clip: FrozenCLIP) -> Iterator[Api]:
     """An API server on a free port, in a thread, over real HTTP."""
     services = open_services(settings, clip)
     listener = listen(settings)
-    server = uvicorn.Server(uvicorn.Config(create_app(services), log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(create_app(services), log_level="warning", http="h11"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     wait_for(lambda: server.started)

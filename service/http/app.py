@@ -1,5 +1,6 @@
 """Makes the application, and maps every error to its answer, here alone."""
 
+import errno
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +10,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import Lifespan
 
 from adapters.errors import (
@@ -83,10 +86,16 @@ def create_app(services: Services) -> FastAPI:
     web.mount(app)
     app.add_middleware(Gate, services=services)
     app.add_middleware(BodyLimit, limits=BodyLimits.of(services.settings))
+    if origins := services.settings.allowed_origins():
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
+        )
     app.add_middleware(Observe)
     app.add_exception_handler(RMAdapterError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(ClientDisconnect, _on_hang_up)
+    app.add_exception_handler(OSError, _on_system_error)
     app.add_exception_handler(Exception, _on_bug)
     return app
 
@@ -135,15 +144,36 @@ def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
 
 def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, RMAdapterError):  # raised while FastAPI read the body
-        return _on_domain_error(request, error.__cause__)
+    cause = error.__cause__  # of what was raised while FastAPI read the body
+    if isinstance(cause, RMAdapterError):
+        return _on_domain_error(request, cause)
+    if isinstance(cause, ClientDisconnect):
+        return _on_hang_up(request, cause)
+    if isinstance(cause, OSError):
+        return _on_system_error(request, cause)
     headers = dict(error.headers or {})
     return _problem(error.status_code, str(error.detail), str(error.detail), headers=headers)
 
 
+def _on_hang_up(request: Request, _: Exception) -> JSONResponse:
+    """Nobody reads the answer; the log and the metrics do."""
+    return _on_domain_error(request, ClientGone("the client has gone"))
+
+
+def _on_system_error(request: Request, error: Exception) -> JSONResponse:
+    """A full disk passes: 503. Other errors of the system are bugs."""
+    assert isinstance(error, OSError)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return _on_bug(request, error)
+    log.error("%s %r: %s", request.method, request.url.path, error)
+    return _on_domain_error(request, Unavailable("the disk is full", retry_after=30))
+
+
 def _on_bug(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %r broke", request.method, request.url.path, exc_info=error)
-    return _problem(500, "Internal error", "something broke here; the server's log has the reason")
+    headers = {"Connection": "close"}  # the server closes it: a client must not use it again
+    detail = "something broke here; the server's log has the reason"
+    return _problem(500, "Internal error", detail, headers=headers)
 
 
 def _problem(

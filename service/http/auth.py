@@ -41,8 +41,11 @@ def require_admin(request: Request, reach: Reach, credentials: Credentials) -> N
     api_key = credentials.credentials if credentials else None
     if _is_admin(reach, api_key):
         return
-    tenant = _grant(request.scope, reach, api_key).tenant
-    raise Forbidden(f"the key is that of tenant {tenant}; this needs the admin key")
+    raise _needs_admin(_grant(request.scope, reach, api_key))
+
+
+def _needs_admin(grant: Grant) -> Forbidden:
+    return Forbidden(f"the key is that of tenant {grant.tenant}; this needs the admin key")
 
 
 def require(scope: Scope, rate: Literal["classify", "manage"]) -> Callable[..., str]:
@@ -96,8 +99,9 @@ class Gate:
             return
         grant = _grant(scope, self._services, given)
         path = scope["path"]
-        admins = path == "/v1/tenants" or path.startswith("/v1/tenants/")  # says so by itself
-        if grant.scope != "manage" and path not in PICTURE_PATHS and not admins:
+        if path == "/v1/tenants" or path.startswith("/v1/tenants/"):
+            raise _needs_admin(grant)
+        if grant.scope != "manage" and path not in PICTURE_PATHS:
             raise Forbidden(f"the key's scope is {grant.scope}; this needs the scope manage")
 
 

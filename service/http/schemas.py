@@ -8,16 +8,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from service.records.adapters import Adapter, Version
 from service.records.datasets import Dataset, Image
-from service.records.fit_params import FitParams, Template, Text, Writable
+from service.records.fit_params import FitParams, Shown, Template, Text, Writable
 from service.records.jobs import Job
 from service.records.tenants import Key, Scope, Tenant
 
 _SHA256 = hashlib.sha256(b"an example").hexdigest()
 _NAMES_EXAMPLE = 'such as ["rose", "tulip"] or rose,tulip'
 _MAX_WORDS = 1000  # characters; what CLIP reads ends at 77 tokens, a megabyte takes it seconds
-Words = Annotated[str, Field(max_length=_MAX_WORDS), Writable]
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S"), Writable]
-FileName = Annotated[str, Field(max_length=300), Writable]
+Words = Annotated[str, Field(max_length=_MAX_WORDS), Writable, Shown]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S"), Writable, Shown]
+FileName = Annotated[str, Field(max_length=300), Writable, Shown]
 AdapterName = Annotated[
     str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 ]

@@ -47,6 +47,7 @@ def serve_app(services: Services, listener: socket.socket, drain_seconds: float)
         app,
         log_config=None,  # the service's own, which also says more of each request
         log_level="warning",
+        http="h11",  # httptools loses the body of a request that offers h2c, as Java's client does
         access_log=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,

@@ -40,6 +40,7 @@ class Engine:
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
+        self._failing = False  # the model could not run when it was tried last
         self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
 
     def start(self) -> None:
@@ -88,7 +89,7 @@ class Engine:
 
     def ping(self) -> "Future[Any]":
         """Done when the thread and the device have answered."""
-        return self.call(self._backend.ping)
+        return self.call(self._ping)
 
     def admitted(self, tenant: str) -> AbstractContextManager[Admission]:
         """Counts a request as under way; raises TooMany as `check_wait` does."""
@@ -97,6 +98,12 @@ class Engine:
     def check_wait(self, tenant: str) -> None:
         """Raises TooMany if a new picture of this tenant would wait too long."""
         self.gate.check_wait(tenant)
+
+    def _ping(self) -> None:
+        self._backend.ping()
+        if self._failing:  # until the model has run again
+            self._backend.check()
+            self._failing = False
 
     def _check_running(self) -> None:
         if self._stopping:
@@ -134,6 +141,7 @@ class Engine:
             for row in rows:
                 self._run([row], compute)
             return
+        self._failing = False
         metrics.BATCH_ROWS.observe(len(rows))
         seconds = time.monotonic() - started
         metrics.BATCH_SECONDS.observe(seconds)
@@ -143,12 +151,13 @@ class Engine:
             row.future.set_result(feature)
 
     def _reason(self, error: Exception) -> Exception:
-        """Why a single row broke: the device, if it cannot do anything else either; or the row."""
+        """Why a single row broke: the device, if the model runs on nothing else; or the row."""
         try:
-            self._backend.ping()
+            self._backend.check()
         except Exception:  # whatever a device that is lost raises
+            self._failing = True
             log.exception("the device fails: %s", error)
-            return Unavailable("the device does not answer")
+            return Unavailable("the device fails")
         log.warning("the model could not process one row", exc_info=error)
         return error
 

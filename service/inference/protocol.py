@@ -24,5 +24,8 @@ class Backend(Protocol):
 
     def write(self, slot: int, weights: AdapterWeights) -> None: ...
 
+    def check(self) -> None:
+        """Runs a blank picture and a prompt on the frozen CLIP; raises what the device raises."""
+
     def ping(self) -> None:
         """One small computation on the device; hangs if the device does."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from adapters.bank import AdapterWeights, Bank
+from adapters.bank import FROZEN, AdapterWeights, Bank
 from adapters.clip import FrozenCLIP
 from adapters.pixels import Pixels
 from service.caches import Recent
@@ -75,6 +75,12 @@ class TorchBackend:
     @torch.inference_mode()
     def write(self, slot: int, weights: AdapterWeights) -> None:
         self._bank.write(slot, weights)
+
+    def check(self) -> None:
+        """Runs a blank picture and a prompt on the frozen CLIP; raises what the device raises."""
+        size = self.picture_size
+        self.images([np.zeros((3, size, size), np.uint8)], [FROZEN])
+        self.texts(["a"], [FROZEN])
 
     def ping(self) -> None:
         torch.ones(1, device=self._clip.device).sum().item()

@@ -1,5 +1,6 @@
 """What a tenant may set of a fit: a small part of `FitSettings`, with bounds."""
 
+import unicodedata
 from dataclasses import replace
 from typing import Annotated
 
@@ -17,9 +18,17 @@ def _writable(text: str) -> str:
     return text
 
 
+def _shown(text: str) -> str:
+    """A name is shown in lists, logs and terminals; NUL and other controls have no place there."""
+    if any(unicodedata.category(sign) == "Cc" for sign in text):
+        raise ValueError("a control character")
+    return text
+
+
+Shown = AfterValidator(_shown)
 Writable = AfterValidator(_writable)  # behind a Field, so that its limits stay a text's
 Text = Annotated[str, Writable]
-Template = Annotated[str, Field(max_length=200), Writable]
+Template = Annotated[str, Field(max_length=200), Writable, Shown]
 
 
 class FitParams(BaseModel):

@@ -22,6 +22,7 @@ class FakeBackend:
         self.batches: list[list[str]] = []
         self.gate = threading.Event()
         self.gate.set()
+        self.lost = False
 
     def images(self, pixels, slots):
         return self.texts([picture.name for picture in pixels], slots)
@@ -29,7 +30,7 @@ class FakeBackend:
     def texts(self, prompts, slots):
         self.gate.wait()
         self.batches.append(list(prompts))
-        if "poison" in prompts:
+        if self.lost or "poison" in prompts:
             raise RuntimeError("device error")
         return np.array([[len(p), s] for p, s in zip(prompts, slots, strict=True)], np.float32)
 
@@ -37,6 +38,10 @@ class FakeBackend:
         self.batches.append([f"write {slot}"])
 
     def ping(self) -> None: ...
+
+    def check(self) -> None:
+        if self.lost:
+            raise RuntimeError("the device is lost")
 
 
 @pytest.fixture
@@ -185,3 +190,19 @@ def test_a_stopping_engine_finishes_what_it_took_and_takes_no_more(backend: Fake
     backend.gate.set()
     stopper.join(5)
     assert all(row.future.done() for row in taken)
+
+
+def test_a_device_that_fails_is_told_from_a_row_that_breaks(
+    backend: FakeBackend, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend.lost = True
+    sent = rows("t", "one", "two")
+    engine.submit(sent)
+    for row in sent:
+        with pytest.raises(Unavailable, match="device fails"):
+            row.future.result(5)
+    assert "the device is lost" in caplog.text
+    with pytest.raises(RuntimeError, match="lost"):
+        engine.ping().result(5)
+    backend.lost = False
+    engine.ping().result(5)  # it is back
