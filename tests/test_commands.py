@@ -13,10 +13,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from service.cli import app
-from tests.compose import ROOT
-from tests.conftest import SHARED, Api, coop_layout, photo_folder, run_module, shared_file
 from tests.soak import overload
 from tests.soak.overload import Overload
+from tests.support.api import Api
+from tests.support.paths import ROOT, SHARED
+from tests.support.photos import coop_layout, photo_folder, shared_file
+from tests.support.processes import run_module
 from training.data import Sample
 
 

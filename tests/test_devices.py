@@ -10,7 +10,7 @@ from service.inference.onnx_backend import OnnxBackend
 from service.inference.torch_backend import TorchBackend
 from service.settings import Settings
 from service.wiring import batch_size
-from tests.conftest import random_weights
+from tests.support.random_adapters import random_weights
 from training.data import ImageSet
 from training.fit import class_features, default_settings, fit, image_features
 
@@ -72,7 +72,7 @@ def test_onnx_runtime_on_a_device_sees_what_the_cpu_does(
 ) -> None:
     clip, bank, tolerance = placed
     if clip.precision != "fp32" or clip.device.type == "cpu":
-        pytest.skip("the graph is in float32; on the CPU tests/service/test_backends.py holds it")
+        pytest.skip("the graph is in float32; on the CPU test_backends.py holds it")
     backend = OnnxBackend(clip, bank, tmp_path_factory.getbasetemp() / f"onnx-{clip.device.type}")
     pixels, slots = list(images.pixels[:5].numpy()), SLOTS[-1]
     assert furthest(backend.images(pixels, slots), reference.images(pixels, slots)) < tolerance

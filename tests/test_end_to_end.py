@@ -10,7 +10,7 @@ import pytest
 from adapters.artifact import decode
 from adapters.clip import FrozenCLIP
 from service.client import Client
-from tests.conftest import Api, run_job, upload
+from tests.support.api import Api, run_job, upload
 from training.data import Sample, few_shot, image_set, read_samples
 
 CLASSES = ("anchor", "beaver", "cannon", "ewer", "gerenuk", "lamp", "octopus", "stapler")
@@ -97,7 +97,7 @@ def test_roll_back_under_constant_load_fails_no_request_and_mixes_no_versions(
 def test_every_server_answers_with_what_one_of_them_published(
     api: Api, settings, clip: FrozenCLIP, two_versions: Client, samples: list[Sample]
 ) -> None:
-    from tests.conftest import start_api
+    from tests.support.api import start_api
 
     other_server = start_api(settings, clip)
     other = next(other_server)

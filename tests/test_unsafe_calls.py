@@ -4,11 +4,11 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 PACKAGES = ("adapters", "training", "service")
 MODULES = {"pickle", "cPickle", "dill", "marshal", "shelve", "joblib", "jsonpickle", "cloudpickle"}
 CALLS = {"eval", "exec", "compile", "__import__"}

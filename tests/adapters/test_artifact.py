@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from adapters.artifact import Artifact, Manifest, _checksum, check_clip, decode, encode, sha256
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadArtifact
-from tests.conftest import random_weights
+from tests.support.random_adapters import random_weights
 
 
 @pytest.fixture(scope="module")

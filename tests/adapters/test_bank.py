@@ -9,7 +9,7 @@ from adapters.bank import Bank, export
 from adapters.clip import FrozenCLIP
 from adapters.config import TowerShape
 from adapters.errors import DoesNotFit
-from tests.conftest import random_adapters, random_weights
+from tests.support.random_adapters import random_adapters, random_weights
 from training.data import ImageSet
 from training.fit import class_features, image_features
 

@@ -2,7 +2,6 @@
 
 import tomllib
 from importlib.metadata import version
-from pathlib import Path
 
 import open_clip
 import pytest
@@ -12,7 +11,8 @@ from torch.nn import functional as F
 
 from adapters.clip import FrozenCLIP, load_clip
 from adapters.errors import BadClasses, UnsupportedModel
-from tests.conftest import random_adapters
+from tests.support.paths import ROOT
+from tests.support.random_adapters import random_adapters
 from training.data import ImageSet
 
 PROMPTS = ["a photo of a crab.", "a photo of a wild cat in the tall grass."]
@@ -128,7 +128,7 @@ def test_openais_weights_get_the_activation_they_were_trained_with(
 
 
 def test_open_clip_is_in_the_range_that_is_pinned() -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     pins = [Requirement(line) for line in project["project"]["dependencies"]]
     pin = next(pin for pin in pins if pin.name == "open_clip_torch")
     assert version("open_clip_torch") in pin.specifier

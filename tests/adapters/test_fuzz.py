@@ -19,7 +19,7 @@ from adapters.clip import FrozenCLIP
 from adapters.errors import BadArtifact, BadClasses, BadImage
 from adapters.pixels import ImageLimits, PixelSpec
 from adapters.pixels import decode as decode_pixels
-from tests.conftest import random_weights
+from tests.support.random_adapters import random_weights
 
 bounded = settings(
     max_examples=150,

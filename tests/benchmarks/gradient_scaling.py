@@ -18,7 +18,6 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +25,12 @@ from torch import Tensor, nn
 from adapters.clip import load_clip
 from adapters.malloc import keep_freed_memory
 from adapters.rmadapter import CLIPAdapters, RMAdapter
+from tests.support.paths import SHARED
 from training import fit as fitting
 from training.data import ImageSet, few_shot, image_set, read_samples
 from training.peers.mma import Scaled
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = SHARED
 BASE = 4
 VARIANTS = ("zero-shot", "adamw", "sgd-plain", "sgd-scaled", "sgd-scaled-1.5")
 

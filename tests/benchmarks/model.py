@@ -21,7 +21,8 @@ from service.inference.protocol import Backend
 from service.inference.torch_backend import TorchBackend
 from tests.benchmarks import naive
 from tests.benchmarks.compare import Row, rates
-from tests.conftest import SHARED, random_weights
+from tests.support.paths import SHARED
+from tests.support.random_adapters import random_weights
 from training.data import Sample, few_shot, image_set, read_samples
 from training.fit import class_features, default_settings, fit, image_features
 

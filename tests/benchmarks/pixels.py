@@ -29,8 +29,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from adapters.pixels import PixelSpec, decode
+from tests.support.paths import SHARED
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = SHARED
 SPEC = PixelSpec(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 THREADS = 2
 

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from service.embedded.redis_server import RedisServer
 from service.settings import Settings
-from tests.conftest import ADMIN_KEY
+from tests.support.api import ADMIN_KEY
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from service.inference.torch_backend import TorchBackend
 from tests.benchmarks import place
 from tests.benchmarks.model import clip_of, full_bank
 from tests.benchmarks.serving import CLASSES, photo, running
-from tests.conftest import Api
+from tests.support.api import Api
 from training.fit import default_settings
 
 N = 30

@@ -30,7 +30,8 @@ from tests.benchmarks import naive
 from tests.benchmarks.clients import Caller
 from tests.benchmarks.compare import Row, rates
 from tests.benchmarks.model import clip_of, empty_bank, resident_bytes
-from tests.conftest import Api, random_weights, start_api
+from tests.support.api import Api, start_api
+from tests.support.random_adapters import random_weights
 from training.fit import default_settings
 
 T = TypeVar("T")

@@ -22,8 +22,8 @@ from service.records import Registry
 from service.records.blobs import Blobs
 from service.records.store import Store
 from tests.benchmarks import place
-from tests.conftest import Api, random_weights, start_api
-from tests.soak.kills import add_version
+from tests.support.api import Api, start_api
+from tests.support.random_adapters import add_version, random_weights
 from training.data import Sample, read_samples
 from training.fit import default_settings
 

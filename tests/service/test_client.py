@@ -8,7 +8,7 @@ import pytest
 
 from service.client import AsyncClient, Client, ClientError
 from service.demo.__main__ import PHOTOS
-from tests.conftest import Api
+from tests.support.api import Api
 from training.data import Sample
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 import pytest
 
 from service import logs
-from tests.conftest import Api
+from tests.support.api import Api
 from training.data import Sample
 
 

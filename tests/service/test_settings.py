@@ -9,9 +9,10 @@ from pydantic import SecretStr
 
 from service.records.blobs import Blobs
 from service.settings import Settings
-from tests.compose import MAIN, load
+from tests.support.compose import MAIN, load
+from tests.support.paths import ROOT
 
-EXAMPLE = Path(__file__).parents[2] / "docker" / ".env.example"
+EXAMPLE = ROOT / "docker" / ".env.example"
 LINE = re.compile(r"^#?(\w+)=(.*)$", re.MULTILINE)
 
 

@@ -11,8 +11,8 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from service.demo.__main__ import PHOTOS
-from tests.conftest import upload
-from tests.soak.cluster import Cluster
+from tests.support.api import upload
+from tests.support.cluster import Cluster
 from training.data import read_samples
 
 

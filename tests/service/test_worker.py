@@ -8,7 +8,8 @@ import pytest
 
 from adapters.clip import FrozenCLIP
 from service.settings import Settings
-from tests.conftest import Api, start_api, start_worker, upload, wait_for
+from tests.support.api import Api, start_api, start_worker, upload
+from tests.support.waiting import wait_for
 from training.data import Sample
 
 TAKEN_UP_SECONDS = 15  # from a worker's death to the next attempt

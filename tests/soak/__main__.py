@@ -20,11 +20,11 @@ from adapters.bank import Bank
 from adapters.clip import load_clip
 from service.demo.__main__ import PHOTOS
 from tests.soak import fuzz_readers
-from tests.soak.cluster import Cluster
 from tests.soak.hosts import run as run_hosts
 from tests.soak.isolation import Isolation
 from tests.soak.kills import KINDS, Kills
 from tests.soak.overload import Overload
+from tests.support.cluster import Cluster
 from training.data import read_samples
 from training.fit import default_settings
 

@@ -21,8 +21,9 @@ from pydantic import SecretStr
 from service.client import Client, ClientError
 from service.embedded.redis_server import find_server
 from service.settings import Settings
-from tests.conftest import ADMIN_KEY, upload, wait_for
-from tests.soak.cluster import Process, Server, Worker
+from tests.support.api import ADMIN_KEY, upload
+from tests.support.cluster import Process, Server, Worker
+from tests.support.waiting import wait_for
 from training.data import Sample
 
 P = TypeVar("P", bound=Process)

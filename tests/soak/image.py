@@ -28,10 +28,10 @@ import httpx
 from dockerfile_parse import DockerfileParser
 
 from service.embedded.redis_server import RedisServer
-from tests.conftest import wait_for
-from tests.soak.cluster import free_port
+from tests.support.cluster import free_port
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
-ROOT = Path(__file__).parents[2]
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OF_THE_HOST = ("/etc/resolv.conf", "/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt")
 _START_SECONDS = 300.0

@@ -24,8 +24,8 @@ from adapters.clip import FrozenCLIP
 from adapters.rmadapter import CLIPAdapters
 from service.client import Client
 from service.records import Registry
-from tests.conftest import ADMIN_KEY, random_adapters
-from tests.soak.kills import add_version
+from tests.support.api import ADMIN_KEY
+from tests.support.random_adapters import add_version, random_adapters
 from training.data import ImageSet, Sample, image_set
 from training.fit import class_features, default_settings, fit, image_features
 

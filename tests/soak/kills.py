@@ -15,14 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.artifact import Artifact, Manifest, encode
-from adapters.bank import AdapterWeights
 from adapters.clip import FrozenCLIP
 from service.client import ClientError
-from service.records import Registry
-from service.records.adapters import Version
-from tests.conftest import random_weights, upload, wait_for
-from tests.soak.cluster import Cluster, Process
+from tests.support.api import upload
+from tests.support.cluster import Cluster, Process
+from tests.support.random_adapters import add_version
+from tests.support.waiting import wait_for
 from training.data import Sample
 
 TAKEN_UP_SECONDS = 15.0  # from a worker's death, where another one lives, to the next attempt
@@ -250,33 +248,6 @@ class Kills:
     def _expect(self, fine: bool, loss: str) -> None:
         if not fine:
             self.ledger.losses.append(loss)
-
-
-def add_version(
-    registry: Registry,
-    clip: FrozenCLIP,
-    tenant: str,
-    adapter: str,
-    number: int,
-    weights: AdapterWeights | None = None,
-    classes: tuple[str, ...] = ("crab", "lotus"),
-) -> Version:
-    """A version with random weights, as a worker would store it; the number is its seed."""
-    manifest = Manifest(
-        clip=clip.name,
-        fingerprint=clip.fingerprint,
-        tenant=tenant,
-        adapter=adapter,
-        version=number,
-        classes=classes,
-        template="a photo of a {}.",
-        logit_scale=20.0,
-        image_first=3,
-        text_first=2,
-        created_at="2026-01-01T00:00:00.000Z",
-    )
-    weights = weights or random_weights(clip, number)
-    return registry.adapters.add(manifest, encode(Artifact(manifest, weights)))
 
 
 def _near(scores: dict[str, float], truth: dict[str, float]) -> bool:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.compose import ROOT
-from tests.conftest import photo_folder, run_module
+from tests.support.paths import ROOT
+from tests.support.photos import photo_folder
+from tests.support.processes import run_module
 from training.pretrain import measure, trainer
 from training.pretrain.trainer import Group, Trainer
 

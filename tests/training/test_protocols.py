@@ -11,7 +11,7 @@ import torch
 from adapters.classify import TEMPLATE
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadDataset
-from tests.conftest import coop_layout
+from tests.support.photos import coop_layout
 from training.data import ImageSet
 from training.fit import class_features
 from training.peers.pool import Fitted, Pool, make_pool

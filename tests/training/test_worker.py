@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from adapters.clip import FrozenCLIP
-from tests.conftest import random_adapters
+from tests.support.random_adapters import random_adapters
 from training import worker
 from training.data import ImageSet
 from training.fit import Progress, default_settings

@@ -1,0 +1,250 @@
+"""The command line against a real server: what it prints, how it ends, and what it says to do."""
+
+import csv
+import io
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from service import __version__
+from service.cli import app
+from service.cli.terminal import coloured, table_of
+from tests.support.api import ADMIN_KEY, Api
+from tests.support.photos import photo_folder
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def run(api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Runs a command as a tenant with nothing yet."""
+    client = api.new_tenant()
+    monkeypatch.setenv("RMADAPTER_URL", api.url)
+    monkeypatch.setenv("RMADAPTER_API_KEY", client._http.headers["authorization"].split()[1])
+    monkeypatch.setenv("RMADAPTER_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def invoke(*arguments: object) -> Result:
+        return runner.invoke(app, [str(argument) for argument in arguments])
+
+    return invoke
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes of two, and a file that is no picture."""
+    folder = photo_folder(tmp_path / "photos", ("crab", "lotus"), 2)
+    (folder / "crab" / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def test_an_import_says_what_it_left_out_and_what_comes_next(run, photos: Path) -> None:
+    done = run("import", "folder", photos)
+    assert done.exit_code == 0, done.output
+    assert "left out crab/broken.jpg: not a picture" in done.output
+    assert "4 photos of 2 classes" in done.output
+    assert "next: rmadapter fit --dataset dataset_" in done.output
+    (dataset,) = json.loads(run("datasets", "--json").stdout)
+    assert dataset["labels"] == {"crab": 2, "lotus": 2}
+    assert dataset["name"] == "photos"
+
+
+@pytest.mark.parametrize("kind", ["csv", "coco", "custom-vision"])
+def test_each_kind_of_import_ends_in_the_same_data_set(run, photos: Path, kind: str) -> None:
+    (photos / "crab" / "broken.jpg").unlink()
+    files = sorted(photos.glob("*/*.jpg"))
+    if kind == "csv":
+        given = photos / "labels.csv"
+        with given.open("w", newline="") as stream:
+            rows = csv.writer(stream)
+            rows.writerow(["image", "label"])
+            rows.writerows([f.relative_to(photos), f.parent.name] for f in files)
+    elif kind == "coco":
+        given = photos / "a.json"
+        document = {
+            "categories": [{"id": i, "name": n} for i, n in enumerate(("crab", "lotus"))],
+            "images": [{"id": str(f), "file_name": str(f.relative_to(photos))} for f in files],
+            "annotations": [
+                {"image_id": str(f), "category_id": int(f.parent.name == "lotus")} for f in files
+            ],
+        }
+        given.write_text(json.dumps(document))
+    else:
+        given = photos
+        images = [
+            {"id": f.stem, "path": str(f.relative_to(photos)), "tags": [{"tagName": f.parent.name}]}
+            for f in files
+        ]
+        images = [image | {"id": str(i)} for i, image in enumerate(images)]
+        (photos / "tagged.json").write_text(json.dumps(images))
+    done = run("import", kind, given, "--name", "mine", "--json")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    assert (answer["accepted"], answer["left_out"]) == (4, [])
+    (dataset,) = json.loads(run("datasets", "--json").stdout)
+    assert (dataset["name"], dataset["labels"]) == ("mine", {"crab": 2, "lotus": 2})
+
+
+def test_an_import_of_nothing_makes_no_data_set(run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run("import", "folder", tmp_path / "empty")
+    assert done.exit_code == 1
+    assert "there is no photo with a class" in done.output
+    assert json.loads(run("datasets", "--json").stdout) == []
+
+
+def test_classify_prints_a_table_or_json_and_fails_for_a_broken_file(run, photos: Path) -> None:
+    good = sorted((photos / "crab").glob("image*"))
+    done = run("classify", *good, "--classes", "crab, lotus")
+    assert done.exit_code == 0, done.output
+    assert "zero-shot" in done.output
+    answer = json.loads(run("classify", *good, "--classes", "crab,lotus", "--json").stdout)
+    assert [len(r["predictions"]) for r in answer["results"]] == [2, 2]
+    done = run("classify", photos / "crab" / "broken.jpg", "--classes", "crab,lotus")
+    assert done.exit_code == 1
+    assert "not a picture" in done.output
+
+
+def test_keys_are_made_listed_and_revoked(run) -> None:
+    made = json.loads(run("keys", "create", "--scope", "classify").stdout)
+    listed = json.loads(run("keys", "list", "--json").stdout)
+    assert made["key_id"] in [key["key_id"] for key in listed]
+    assert made["key_id"] in run("keys", "list").output
+    assert run("keys", "revoke", made["key_id"]).exit_code == 0
+    listed = json.loads(run("keys", "list", "--json").stdout)
+    assert made["key_id"] not in [key["key_id"] for key in listed]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "says"),
+    [
+        (["adapters"], {"RMADAPTER_API_KEY": "rma_x"}, "the key is RMADAPTER_API_KEY, or in"),
+        (["adapters"], {"RMADAPTER_URL": "http://127.0.0.1:9"}, "`rmadapter doctor` looks"),
+        (["publish", "nowhere", "1"], {}, "`rmadapter adapters` and `rmadapter datasets` list"),
+        (["fit", "/nowhere", "--adapter", "a"], {}, "/nowhere does not exist"),
+        (["import", "csv", "/nowhere.csv"], {}, "/nowhere.csv cannot be read"),
+        (["classify", "/nowhere.jpg", "--classes", "a,b"], {}, "/nowhere.jpg"),
+    ],
+)
+def test_an_error_is_exit_code_1_and_says_what_to_do(
+    run, monkeypatch: pytest.MonkeyPatch, arguments: list, variables: dict, says: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    done = run(*arguments)
+    assert done.exit_code == 1
+    assert says in done.output.replace("\n", " ")
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [["fit", "--adapter", "a"], ["publish", "a", "b"], ["nothing"]]
+)
+def test_a_wrong_command_line_is_exit_code_2(run, arguments: list) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+def test_every_command_has_help_and_those_that_take_something_an_example() -> None:
+    import typer
+
+    root = typer.main.get_command(app)
+    commands = dict(root.commands.items())
+    for name, group in list(commands.items()):
+        if hasattr(group, "commands"):
+            del commands[name]
+            commands |= {f"{name} {sub}": command for sub, command in group.commands.items()}
+    for name, command in commands.items():
+        assert command.help, name
+        takes = [p for p in command.params if p.param_type_name == "argument" and p.required]
+        if takes and not name.startswith("tenants"):
+            assert f"rmadapter {name}" in command.help, name
+
+
+# --- doctor ---
+
+
+def test_doctor_finds_all_well(run, server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RMADAPTER_REDIS_URL", server.url)
+    done = run("doctor", "--json")
+    found = json.loads(done.stdout)
+    assert done.exit_code == 0, found
+    states = {(f["what"], f["state"]) for f in found}
+    for what in ("device", "ONNX Runtime", "model", "Redis", "blob store", "disk", "key"):
+        assert (what, "ok") in states, found
+
+
+@pytest.mark.parametrize(
+    ("variables", "what", "mend"),
+    [
+        ({"RMADAPTER_REDIS_URL": "redis://127.0.0.1:9/0"}, "Redis", "RMADAPTER_REDIS_URL"),
+        ({"RMADAPTER_BLOB_URL": "file:///proc/nowhere"}, "blob store", "RMADAPTER_BLOB_URL"),
+        ({"RMADAPTER_MODEL": "no-such"}, "model", "RMADAPTER_MODEL"),
+        ({"RMADAPTER_DEVICE": "cuda:7"}, "device", "nvidia-smi"),
+    ],
+)
+def test_doctor_says_what_is_broken_and_what_to_mend(
+    run, monkeypatch: pytest.MonkeyPatch, variables: dict, what: str, mend: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    done = run("doctor", "--json")
+    assert done.exit_code == 1
+    (failed,) = [f for f in json.loads(done.stdout) if f["what"] == what]
+    assert failed["state"] == "fail"
+    assert mend in failed["mend"]
+
+
+def test_doctor_warns_of_a_key_that_others_can_read(
+    run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RMADAPTER_API_KEY")
+    file = tmp_path / "default.key"
+    file.write_text("rma_x")
+    file.chmod(stat.S_IRUSR | stat.S_IROTH)
+    found = json.loads(run("doctor", "--json").stdout)
+    (key,) = [finding for finding in found if finding["what"] == "key"]
+    assert (key["state"], key["mend"]) == ("warn", f"chmod 600 {file}")
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(
+    run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    odd = Path("[bold]crab[red].jpg")
+    odd.write_bytes(next((photos / "crab").glob("image*")).read_bytes())
+    done = run("classify", odd, "--classes", "[i]crab,[/]", "--json")
+    assert done.exit_code == 0
+    shown = run("classify", odd, "--classes", "[i]crab,[/]").stdout
+    assert odd.name in shown and "[i]crab" in shown and "[/]" in shown
+
+
+def test_tables_have_colours_on_a_terminal_and_none_in_a_pipe() -> None:
+    table = table_of(("job", "state"), [("job_1", coloured("succeeded"))])
+    terminal, pipe = io.StringIO(), io.StringIO()
+    Console(file=terminal, force_terminal=True, color_system="standard").print(table)
+    Console(file=pipe, force_terminal=False).print(table)
+    assert "\x1b[32msucceeded" in terminal.getvalue()
+    assert "succeeded" in pipe.getvalue() and "\x1b" not in pipe.getvalue()
+
+
+def test_the_version_is_printed() -> None:
+    result = runner.invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"rmadapter {__version__}\n")
+
+
+def test_the_administrators_commands_read_the_mounted_secret(
+    api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in the containers, where no variable and no data folder holds the admin key."""
+    (tmp_path / "rmadapter_admin_key").write_text(ADMIN_KEY)
+    monkeypatch.setenv("RMADAPTER_SECRETS_DIR", str(tmp_path))
+    monkeypatch.delenv("RMADAPTER_ADMIN_KEY", raising=False)
+    monkeypatch.setenv("RMADAPTER_URL", api.url)
+    monkeypatch.setenv("RMADAPTER_DATA_DIR", str(tmp_path / "nothing"))
+    result = runner.invoke(app, ["tenants", "create", "Meadow Ltd"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["api_key"].startswith("rma_")

@@ -1,0 +1,271 @@
+"""Bodies that are small to send and long to read end nobody's wait but their sender's."""
+
+import base64
+import json
+import re
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import openai
+import pytest
+
+from adapters.clip import FrozenCLIP
+from service.client import Client
+from service.http.app import document
+from service.http.middleware import PICTURE_PATHS
+from service.http.schemas import class_names
+from service.settings import Settings
+from tests.support.api import Api, start_api
+from tests.support.waiting import wait_for
+from training.data import Sample
+
+
+@pytest.fixture(scope="module")
+def tenant(api: Api) -> Client:
+    return api.new_tenant()
+
+
+def send(client: Client, path: str, body: bytes, key: str | None = None) -> httpx.Response:
+    headers = {"content-type": "application/json"}
+    if key:
+        headers["authorization"] = f"Bearer {key}"
+    return client._http.post(path, content=body, headers=headers)
+
+
+def many(item: str, head: str, tail: str, size: int) -> bytes:
+    return (head + ",".join([item] * (size // (len(item) + 1))) + tail).encode()
+
+
+WRONG = {
+    "empty pictures": ("{}", '{"images": [', "]}"),
+    "empty lists": ("[]", "[", "]"),
+    "numbers as classes": ("1", '{"images": [], "classes": [', "]}"),
+    "numbers as input": ("1", '{"input": [', "]}"),
+}
+
+
+@pytest.mark.parametrize("path", ["/classify", "/v1/classify", "/v1/embeddings", "/v1/datasets"])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_many_wrong_items_are_refused_at_once_by_a_short_answer(
+    tenant: Client, path: str, wrong: str
+) -> None:
+    response = send(tenant, path, many(*WRONG[wrong], size=4_000_000))
+    assert response.status_code in (413, 422), response.text
+    assert len(response.content) < 10_000
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_others_are_answered_while_a_large_wrong_body_is_read(tenant: Client, wrong: str) -> None:
+    body, waits = many(*WRONG[wrong], size=16_000_000), list[float]()
+    sender = threading.Thread(target=send, args=(tenant, "/v1/classify", body))
+    sender.start()
+    with httpx.Client(base_url=tenant._http.base_url) as other:
+        while sender.is_alive():
+            started = time.monotonic()
+            assert other.get("/healthz").status_code == 200
+            waits.append(time.monotonic() - started)
+            time.sleep(0.01)
+    sender.join()
+    assert max(waits, default=0.0) < 1.0
+
+
+def test_unknown_fields_are_counted_not_listed(tenant: Client) -> None:
+    body = json.dumps({str(i): 1 for i in range(50_000)}).encode()
+    response = send(tenant, "/v1/classify", body)
+    assert response.status_code == 422
+    assert len(response.json()["errors"]) <= 20
+
+
+WRITES = [
+    (path, method)
+    for path, operations in document()["paths"].items()
+    for method in operations
+    if method in ("post", "put", "patch")
+]
+
+
+@pytest.mark.parametrize(("path", "method"), WRITES)
+def test_every_route_refuses_a_classify_key_or_reads_little(
+    tenant: Client, path: str, method: str
+) -> None:
+    """Of one body for all routes: what a classify key may not call does not parse it."""
+    key = tenant.call("POST", "/v1/keys", json={"scope": "classify"})["api_key"]
+    headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
+    at = re.sub(r"{[^}]+}", "1", path)
+    response = tenant._http.request(method, at, content=b"{not json", headers=headers)
+    assert response.status_code == (422 if path in PICTURE_PATHS else 403), response.text
+    wrong = many("{}", '{"images": [', "]}", 1_000_000)
+    refused = tenant._http.request(method, at, content=wrong, headers=headers)
+    assert refused.status_code in (403, 413, 422)
+    assert len(refused.content) < 10_000
+
+
+def test_a_tenants_key_is_refused_at_the_administrators_routes_before_its_body_is_read(
+    tenant: Client,
+) -> None:
+    assert send(tenant, "/v1/tenants", b"{not json").status_code == 403
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["rose", "tulip"],
+        ['["rose", "tulip"]'],
+        ["rose,tulip"],
+        "rose, tulip",
+        "rose\ntulip\n",
+        ["rose\r\ntulip"],
+        '["rose", "tulip"]',
+    ],
+    ids=str,
+)
+def test_class_names_are_read_as_clients_write_them(given: object) -> None:
+    assert class_names(given) == ["rose", "tulip"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["rose", "", [], ["rose"], '{"rose": 1}', "3", 3, {"rose": 1}, '["rose"]', ","],
+    ids=str,
+)
+def test_what_names_fewer_than_two_classes_is_refused_with_an_example(given: object) -> None:
+    with pytest.raises(ValueError, match="rose,tulip"):
+        class_names(given)
+
+
+def test_names_by_commas_are_classes_in_a_form_and_in_json(
+    tenant: Client, samples: list[Sample]
+) -> None:
+    photo = samples[0].data
+    form = tenant._http.post(
+        "/classify", files={"files": ("a.jpg", photo)}, data={"classes": "crab,lotus"}
+    )
+    body = {"images": [{"b64": base64.b64encode(photo).decode()}], "classes": "crab,lotus"}
+    both = form, tenant._http.post("/classify", json=body)
+    labels = [[p["label"] for p in r.json()["results"][0]["predictions"]] for r in both]
+    assert labels[0] == labels[1]
+    assert sorted(labels[0]) == ["crab", "lotus"]
+
+
+def dialects(data: bytes) -> dict[str, str]:
+    plain = base64.b64encode(data).decode()
+    return {
+        "plain": plain,
+        "line breaks": "\r\n".join(plain[i : i + 76] for i in range(0, len(plain), 76)),
+        "data URI in capitals, behind a space": f" DATA:image/jpeg;base64,{plain}",
+        "data URI": f"data:image/jpeg;base64,{plain}",
+        "base64url": base64.urlsafe_b64encode(data).decode(),
+        "no padding": plain.rstrip("="),
+    }
+
+
+def test_base64_is_read_in_all_its_dialects(tenant: Client, samples: list[Sample]) -> None:
+    answers = [
+        tenant._http.post(
+            "/classify", json={"images": [{"b64": text}], "classes": ["crab", "lotus"]}
+        ).json()["results"][0]["predictions"]
+        for text in dialects(samples[0].data).values()
+    ]
+    assert all(answer == answers[0] for answer in answers)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/"])
+def test_balancers_may_ask_for_the_head_alone(tenant: Client, path: str) -> None:
+    response = tenant._http.head(path)
+    assert response.status_code == 200
+    assert not response.content
+
+
+def test_openais_client_reads_embeddings_and_models(tenant: Client) -> None:
+    key = tenant._http.headers["authorization"].split()[1]
+    with openai.OpenAI(
+        base_url=f"{str(tenant._http.base_url).rstrip('/')}/v1", api_key=key
+    ) as client:
+        packed = client.embeddings.create(model="any", input=["a crab", "a cup"], user="someone")
+        plain = client.embeddings.create(
+            model="any", input=["a crab", "a cup"], encoding_format="float"
+        )
+        assert [model.id for model in client.models.list()] == ["bundled"]
+    for one, other in zip(packed.data, plain.data, strict=True):
+        assert one.embedding == pytest.approx(other.embedding, abs=1e-6)
+
+
+def test_a_request_id_that_could_forge_a_log_line_is_replaced(tenant: Client) -> None:
+    forged = "x] [tenant=root\u2028next"
+    answer = tenant._http.get("/healthz", headers={"x-request-id": forged.encode()})
+    assert answer.headers["x-request-id"] != forged
+    assert len(answer.headers["x-request-id"]) == 32
+
+
+@pytest.mark.parametrize("sign", ["\0", "\a", "\x1b", "\x85"], ids=ascii)
+def test_no_name_holds_a_control_character(
+    tenant: Client, samples: list[Sample], sign: str
+) -> None:
+    picture = {"b64": base64.b64encode(samples[0].data).decode()}
+    asked = {"images": [picture], "classes": ["crab", "lotus"]}
+    wrong: list[tuple[str, dict[str, object]]] = [
+        ("/v1/classify", asked | {"classes": ["crab", f"lo{sign}tus"]}),
+        ("/v1/classify", asked | {"template": f"a {sign} {{}}"}),
+        ("/v1/classify", asked | {"images": [picture | {"file": f"a{sign}.jpg"}]}),
+        ("/v1/datasets", {"name": f"a{sign}"}),
+    ]
+    for path, body in wrong:
+        assert tenant._http.post(path, json=body).status_code == 422, (path, body.keys())
+
+
+@pytest.mark.parametrize("path", ["/classify", "/v1/embeddings", "/v1/datasets"])
+def test_a_client_that_hangs_up_is_no_error_of_ours(
+    tenant: Client, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, port = tenant._http.base_url.host, tenant._http.base_url.port
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: {tenant._http.headers['authorization']}\r\nContent-Length: 50\r\n"
+    with caplog.at_level("INFO", "rmadapter.access"):
+        with socket.create_connection((host, port)) as line:
+            line.sendall(f"{head}\r\n{{".encode())
+            time.sleep(0.3)
+        wait_for(lambda: any(path in r.getMessage() for r in caplog.records), 10)
+    assert [r.status for r in caplog.records if r.name == "rmadapter.access"] == [499]
+    assert not [r for r in caplog.records if r.levelname == "ERROR"]
+
+
+def test_an_offer_of_http_2_keeps_its_body(tenant: Client, samples: list[Sample]) -> None:
+    """As Java's HttpClient makes it with every first request."""
+    body = {
+        "images": [{"b64": base64.b64encode(samples[0].data).decode()}],
+        "classes": ["crab", "lotus"],
+    }
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMA"}
+    response = tenant._http.post("/classify", json=body, headers=offer)
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("path", ["/console", "/v1/datasets/"])
+def test_a_redirect_stays_on_this_host_whatever_the_client_calls_it(
+    tenant: Client, path: str
+) -> None:
+    answer = tenant._http.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
+    assert answer.status_code == 307
+    assert answer.headers["location"].startswith("/")
+    assert "evil" not in answer.headers["location"]
+
+
+def test_too_many_files_are_counted_as_they_are(tenant: Client) -> None:
+    files = [("files", (f"{i}.jpg", b"x")) for i in range(300)]
+    answer = tenant._http.post("/classify", files=files, data={"classes": "a,b"})
+    assert answer.status_code == 413
+    assert "300 pictures, more than the 256" in answer.text
+
+
+def test_pages_of_the_origins_that_are_set_may_call_the_api(
+    settings: Settings, clip: FrozenCLIP
+) -> None:
+    shop = {"Origin": "https://shop.example"}
+    own = settings.model_copy(update={"cors_origins": "https://shop.example, https://b.example"})
+    for used, allowed in ((own, "https://shop.example"), (settings, None)):
+        with contextmanager(start_api)(used, clip) as api:
+            answer = httpx.get(f"{api.url}/healthz", headers=shop)
+            assert answer.headers.get("access-control-allow-origin") == allowed

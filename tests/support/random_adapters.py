@@ -1,0 +1,55 @@
+"""Adapters with random weights, as if fitted, and versions that hold them."""
+
+from dataclasses import replace
+
+import torch
+
+from adapters.artifact import Artifact, Manifest, encode
+from adapters.bank import AdapterWeights, export
+from adapters.clip import FrozenCLIP
+from adapters.rmadapter import CLIPAdapters
+from service.records import Registry
+from service.records.adapters import Version
+from training.fit import default_settings
+
+
+def random_adapters(clip: FrozenCLIP, seed: int, **changes: int) -> CLIPAdapters:
+    """Adapters with weights that matter, as if fitted."""
+    settings = default_settings(clip)
+    torch.manual_seed(seed)
+    adapters = CLIPAdapters(clip.image, clip.text, replace(settings.adapter, **changes))
+    for name, parameter in adapters.named_parameters():
+        if ".up." in name or name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.05)
+    return adapters.requires_grad_(False).to(clip.device)
+
+
+def random_weights(clip: FrozenCLIP, seed: int, **changes: int) -> AdapterWeights:
+    return export(random_adapters(clip, seed, **changes))
+
+
+def add_version(
+    registry: Registry,
+    clip: FrozenCLIP,
+    tenant: str,
+    adapter: str,
+    number: int,
+    weights: AdapterWeights | None = None,
+    classes: tuple[str, ...] = ("crab", "lotus"),
+) -> Version:
+    """A version with random weights, as a worker would store it; the number is its seed."""
+    manifest = Manifest(
+        clip=clip.name,
+        fingerprint=clip.fingerprint,
+        tenant=tenant,
+        adapter=adapter,
+        version=number,
+        classes=classes,
+        template="a photo of a {}.",
+        logit_scale=20.0,
+        image_first=3,
+        text_first=2,
+        created_at="2026-01-01T00:00:00.000Z",
+    )
+    weights = weights or random_weights(clip, number)
+    return registry.adapters.add(manifest, encode(Artifact(manifest, weights)))
