@@ -28,7 +28,7 @@ _TOWERS = ("image", "text")
 _NAMES = {f"{tower}.{name}" for tower in _TOWERS for name in _TENSORS}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a file says of itself. `info` holds what no code here reads: job, data digest, settings,
     metrics."""
@@ -55,7 +55,7 @@ class Artifact:
     weights: AdapterWeights
 
 
-def encode(artifact: Artifact) -> bytes:
+def encode_artifact(artifact: Artifact) -> bytes:
     """The file's bytes."""
     tensors = {
         f"{tower}.{name}": getattr(getattr(artifact.weights, tower), name).contiguous()
@@ -66,13 +66,13 @@ def encode(artifact: Artifact) -> bytes:
     manifest = json.dumps({name: getattr(artifact.manifest, name) for name in names})
     header = {
         "format_version": FORMAT_VERSION,
-        "checksum": _checksum(manifest, tensors),
+        "checksum": checksum(manifest, tensors),
         "manifest": manifest,
     }
     return save(tensors, {FORMAT: json.dumps(header)})
 
 
-def decode(data: bytes) -> Artifact:
+def decode_artifact(data: bytes) -> Artifact:
     """Reads and verifies a file.
 
     Raises:
@@ -95,7 +95,7 @@ def decode(data: bytes) -> Artifact:
     ):
         raise BadArtifact("the file's tensors are not those of an adapter")
     manifest = str(header.get("manifest"))
-    if header.get("checksum") != _checksum(manifest, tensors):
+    if header.get("checksum") != checksum(manifest, tensors):
         raise BadArtifact("the file's checksum does not match: it was changed")
     return _artifact(manifest, tensors)
 
@@ -167,7 +167,7 @@ def _consistent(weights: TowerWeights) -> bool:
     return shapes == [(n, d, r), (n, r), (n, r, d), (n, d)]
 
 
-def _checksum(manifest: str, tensors: dict[str, Tensor]) -> str:
+def checksum(manifest: str, tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(manifest.encode())
     for key in sorted(tensors):
         digest.update(f"{key}{tuple(tensors[key].shape)}{tensors[key].dtype}".encode())

@@ -7,17 +7,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adapters.errors import BadClasses
+from adapters.names import normal_name
 
 TEMPLATE = "a photo of a {}."
 
 
 def check_classes(classes: Sequence[str], max_classes: int) -> None:
-    """Raises BadClasses, naming what is wrong: none, too many, empty or duplicate names."""
+    """Refuses a list of names by its length, its empty and its repeated names.
+
+    Raises:
+        BadClasses: names what is wrong.
+    """
     if not classes:
         raise BadClasses("no class names were given")
     if len(classes) > max_classes:
         raise BadClasses(f"{len(classes):,} class names, more than the {max_classes:,} allowed")
-    empty = [i for i, name in enumerate(classes) if not name.strip()]
+    empty = [i for i, name in enumerate(classes) if not normal_name(name)]
     if empty:
         raise BadClasses(f"class names {empty} (from 0) are empty")
     twice = [name for name, count in Counter(classes).items() if count > 1]
@@ -41,7 +46,12 @@ def mean_features(features: Tensor) -> Tensor:
 
 def prompts(classes: Sequence[str], template: str = TEMPLATE) -> list[str]:
     """One prompt a class; underscores in a name, as folders have them, are read as spaces."""
-    return [template.replace("{}", name.replace("_", " ").strip()) for name in classes]
+    return [template.replace("{}", prompt_name(name)) for name in classes]
+
+
+def prompt_name(name: str) -> str:
+    """A class's name as its prompt has it."""
+    return normal_name(name.replace("_", " "))
 
 
 def scores(images: Tensor, classes: Tensor, logit_scale: float) -> Tensor:

@@ -8,8 +8,9 @@ the last block, which is run only for the token that is read.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +23,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adapters.classify import prompts
 from adapters.config import TowerShape
 from adapters.errors import BadClasses, UnsupportedModel
+from adapters.names import check_distinct
 from adapters.pixels import PixelSpec
 
 # (block from 1, its input [B, T, d]) → what an adapter adds to its output, or None for nothing
@@ -31,6 +34,8 @@ Delta = Callable[[int, Tensor], Tensor | None]
 Precision = Literal["fp32", "bf16"]
 
 BUNDLED = "bundled"
+_KEPT_PROMPTS, _SHORT_PROMPT = 10_000, 200  # ids are kept of prompts of so many characters
+_KEPT_WORDS = 100_000  # whose pieces the tokenizer keeps
 _BUNDLED_FILES = Path(__file__).parent / "bundled"
 _SUPPORTED = (
     "supported: the bundled CLIP, and open_clip's ViT models, such as ViT-B-32, ViT-B-16, ViT-L-14"
@@ -81,6 +86,8 @@ class FrozenCLIP:
         self.context_length = int(model.context_length)
         self.logit_scale = math.exp(float(model.logit_scale))
         self._tokenizer = tokenizer
+        self._special = dict(tokenizer.cache)
+        self._ids = lru_cache(_KEPT_PROMPTS)(self._tokenized)
         self._mean = torch.tensor(spec.mean, device=self.device).view(3, 1, 1) * 255
         self._std = torch.tensor(spec.std, device=self.device).view(3, 1, 1) * 255
 
@@ -157,13 +164,39 @@ class FrozenCLIP:
             ids[i, : len(row)] = torch.tensor(row)
         return ids
 
+    def prompt_ids(self, name: str) -> tuple[int, ...]:
+        """The token ids of a class name's usual prompt: equal for names that read the same.
+
+        Raises:
+            BadClasses: the prompt is longer than the tower's context.
+        """
+        return self._encode(prompts([name])[0])
+
+    def check_names(self, names: Sequence[str], template: str) -> None:
+        """Refuses class names that this model cannot read, or cannot tell apart.
+
+        Args:
+            names: class names, each for one class.
+            template: the prompt, with `{}` where the name goes.
+
+        Raises:
+            BadClasses: two prompts are the same tokens, or one is too long; names them.
+        """
+        ids = dict(zip(names, map(self._encode, prompts(names, template)), strict=True))
+        check_distinct(names, ids.__getitem__)
+
     def lengths(self, prompts: Iterable[str]) -> list[int]:
         """How many tokens each prompt has, start and end of text counted. Raises as `tokenize`."""
         return [len(self._encode(prompt)) for prompt in prompts]
 
-    def _encode(self, prompt: str) -> list[int]:
+    def _tokenized(self, prompt: str) -> tuple[int, ...]:
         tokenizer = self._tokenizer
-        row = [tokenizer.sot_token_id, *tokenizer.encode(prompt), tokenizer.eot_token_id]
+        if len(tokenizer.cache) > _KEPT_WORDS:  # open_clip's own grows with every new word
+            tokenizer.cache = dict(self._special)
+        return (tokenizer.sot_token_id, *tokenizer.encode(prompt), tokenizer.eot_token_id)
+
+    def _encode(self, prompt: str) -> tuple[int, ...]:
+        row = self._ids(prompt) if len(prompt) <= _SHORT_PROMPT else self._tokenized(prompt)
         if len(row) > self.context_length:
             raise BadClasses(
                 f"{_shorten(prompt)!r} has {len(row)} tokens,"

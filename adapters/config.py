@@ -17,7 +17,7 @@ class TowerShape:
     blocks: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterConfig:
     """The architecture of one RMAdapter over both towers. Blocks count from 1, as in the paper."""
 

@@ -90,7 +90,7 @@ class ImageLimits:
     max_pixels: int = 50_000_000  # a 50-megapixel photo, 200 MB if not a JPEG
 
 
-def decode(
+def decode_image(
     data: bytes,
     spec: PixelSpec,
     limits: ImageLimits = ImageLimits(),
@@ -127,7 +127,7 @@ def thumbnail(data: bytes, size: int, limits: ImageLimits = ImageLimits()) -> by
 
     Raises what `decode` raises.
     """
-    pixels = decode(data, PixelSpec(size, (0.0,) * 3, (1.0,) * 3), limits)
+    pixels = decode_image(data, PixelSpec(size, (0.0,) * 3, (1.0,) * 3), limits)
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(file, "JPEG", quality=85)
     return file.getvalue()

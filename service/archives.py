@@ -59,13 +59,19 @@ class ArchiveLimits:
 
 
 class Careful(io.RawIOBase):
-    """A file that is read in pieces of at most `longest` bytes; with `most`, of no more than that
-    in all, and from its start to its end."""
+    """A file that is read in pieces of bounded length.
+
+    Args:
+        file: the file underneath.
+        longest: bytes of one piece, at most.
+        most: bytes in all, at most. With it, the file is read once, from its start to its end.
+    """
 
     def __init__(self, file: IO[bytes], longest: int, most: int | None = None) -> None:
         self._file, self._longest, self._left = file, longest, most
 
     def read(self, size: int = -1) -> bytes:
+        """Reads up to `size` bytes; counts what is read against the archive's limit."""
         data = self._file.read(self._longest + 1 if size < 0 else min(size, self._longest + 1))
         if len(data) > self._longest:
             raise TooLarge(f"a part of the archive is longer than {self._longest:,} bytes")
@@ -76,14 +82,17 @@ class Careful(io.RawIOBase):
         return data
 
     def seekable(self) -> bool:
+        """Whether the archive's own file can seek."""
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        """Seeks as `io.RawIOBase.seek` does."""
         if self._left is not None and offset < self._file.tell() - 1:  # by one, tarfile does
             raise ValueError("a size below zero")
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
+        """The position in the archive, in bytes."""
         return self._file.tell()
 
 

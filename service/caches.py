@@ -13,7 +13,7 @@ V = TypeVar("V")
 T = TypeVar("T")
 
 
-class Recent(OrderedDict[K, V]):
+class BoundedCache(OrderedDict[K, V]):
     """At most `limit` entries; the one that was kept longest ago makes room."""
 
     def __init__(self, limit: int) -> None:
@@ -28,11 +28,11 @@ class Recent(OrderedDict[K, V]):
             self.popitem(last=False)
 
 
-class Recall(Generic[T]):
+class LastKnown(Generic[T]):
     """Asks Redis each time; falls back to memory only when it does not answer. Thread-safe."""
 
     def __init__(self, limit: int = 100_000) -> None:
-        self._known: Recent[Hashable, T] = Recent(limit)
+        self._known: BoundedCache[Hashable, T] = BoundedCache(limit)
         self._lock = threading.Lock()
 
     def __call__(self, name: Hashable, ask: Callable[[], T]) -> T:

@@ -43,6 +43,7 @@ class Call(NamedTuple):
 
 
 def create_dataset(name: str) -> Call:
+    """Makes an empty data set."""
     return Call("POST", "/v1/datasets", {"json": {"name": name}})
 
 
@@ -65,6 +66,7 @@ def create_job(dataset: str, adapter: str, **options: Any) -> Call:
 
 
 def publish(adapter: str, version: int) -> Call:
+    """Makes a version the one that answers."""
     return Call("PUT", f"/v1/adapters/{adapter}/live", {"json": {"version": version}})
 
 
@@ -96,20 +98,20 @@ class Client:
     """Waits for each answer. Threads may share one."""
 
     def __init__(self, url: str, api_key: str) -> None:
-        self._http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=_TIMEOUT)
+        self.http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=_TIMEOUT)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.close()
+        self.http.close()
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """One request, by httpx's options; None for an empty answer."""
         try:
-            response = self._http.request(method, path, **options)
+            response = self.http.request(method, path, **options)
         except httpx.HTTPError as error:
-            raise _unreached(self._http.base_url, error) from error
+            raise _unreached(self.http.base_url, error) from error
         return _answer(response)
 
     def _do(self, call: Call) -> Any:
@@ -154,7 +156,7 @@ class Client:
 
     def _events(self, job: str) -> Iterator[Json]:
         try:
-            with self._http.stream("GET", f"/v1/jobs/{job}/events") as response:
+            with self.http.stream("GET", f"/v1/jobs/{job}/events") as response:
                 if response.is_error:
                     response.read()
                     raise _refusal(response)
@@ -162,7 +164,7 @@ class Client:
                     if line.startswith("data:"):
                         yield json.loads(line.removeprefix("data:"))
         except httpx.HTTPError as error:
-            raise _broken(self._http.base_url, error) from error
+            raise _broken(self.http.base_url, error) from error
 
     def publish(self, adapter: str, version: int) -> Json:
         """Makes a version live, a newer or an older one; the adapter."""
@@ -190,20 +192,20 @@ class AsyncClient:
     """The same for asyncio."""
 
     def __init__(self, url: str, api_key: str) -> None:
-        self._http = httpx.AsyncClient(base_url=url, headers=_headers(api_key), timeout=_TIMEOUT)
+        self.http = httpx.AsyncClient(base_url=url, headers=_headers(api_key), timeout=_TIMEOUT)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        await self.http.aclose()
 
     async def call(self, method: str, path: str, **options: Any) -> Any:
         """One request, by httpx's options; None for an empty answer."""
         try:
-            response = await self._http.request(method, path, **options)
+            response = await self.http.request(method, path, **options)
         except httpx.HTTPError as error:
-            raise _unreached(self._http.base_url, error) from error
+            raise _unreached(self.http.base_url, error) from error
         return _answer(response)
 
     async def _do(self, call: Call) -> Any:
@@ -250,7 +252,7 @@ class AsyncClient:
 
     async def _events(self, job: str) -> AsyncIterator[Json]:
         try:
-            async with self._http.stream("GET", f"/v1/jobs/{job}/events") as response:
+            async with self.http.stream("GET", f"/v1/jobs/{job}/events") as response:
                 if response.is_error:
                     await response.aread()
                     raise _refusal(response)
@@ -258,7 +260,7 @@ class AsyncClient:
                     if line.startswith("data:"):
                         yield json.loads(line.removeprefix("data:"))
         except httpx.HTTPError as error:
-            raise _broken(self._http.base_url, error) from error
+            raise _broken(self.http.base_url, error) from error
 
     async def publish(self, adapter: str, version: int) -> Json:
         """Makes a version live, a newer or an older one; the adapter."""

@@ -83,11 +83,12 @@ class ClientGone(RMAdapterError):
 def problems_of(errors: Iterable[Mapping[str, Any]]) -> list[Problem]:
     """The first of Pydantic's errors as problems, each with the path of its field."""
     return [
-        Problem(_path(error["loc"]), str(error["msg"])) for error in islice(errors, MAX_PROBLEMS)
+        Problem(_path(error["loc"]), str(error["msg"]).removeprefix("Value error, "))
+        for error in islice(errors, MAX_PROBLEMS)
     ]
 
 
 def _path(location: Sequence[str | int]) -> str:
-    """('body', 'params', 0) → params[0]"""
+    """The field's name as a client writes it: ('body', 'params', 0) → params[0]."""
     parts = [part for part in location if part not in ("body", "query", "path", "header")]
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).lstrip(".") or "body"

@@ -70,6 +70,7 @@ def span(name: str, parent: str | None = None, **attributes: str | int) -> Itera
 
 
 def is_on() -> bool:
+    """Whether traces are sent anywhere."""
     return _tracer is not None
 
 

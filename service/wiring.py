@@ -1,4 +1,4 @@
-"""Everything that a request can reach, made once from the settings."""
+"""Everything that a request can components, made once from the settings."""
 
 import threading
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ from dramatiq.brokers.redis import RedisBroker
 from adapters.bank import Bank
 from adapters.clip import FrozenCLIP, Precision, load_clip
 from adapters.pixels import ImageLimits
-from service.caches import Recall
+from service.caches import LastKnown
 from service.inference.backends import open_backend
 from service.inference.classifier import Classifier, Limits
 from service.inference.engine import Engine
 from service.inference.tiers import Tiers
-from service.records import Registry, open_registry
+from service.records import Records, open_records
 from service.records.adapters import Version
 from service.records.store import refuse_newer
 from service.records.tenants import Grant
@@ -30,18 +30,18 @@ _CPU_BATCH = 4  # within 5 % of the speed of larger ones, and who comes next wai
 _QUEUE_SECONDS = 10.0  # then a Redis that hangs is taken as gone, and connected to anew
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Components:
     """What handlers work with."""
 
     settings: Settings
-    registry: Registry
+    records: Records
     clip: FrozenCLIP
     engine: Engine
     backend: str  # which one runs the model
     classifier: Classifier
-    keys: Recall[Grant]
-    versions: Recall[Version]
+    keys: LastKnown[Grant]
+    versions: LastKnown[Version]
     draining: threading.Event = field(default_factory=threading.Event)  # it is about to stop
 
 
@@ -53,9 +53,10 @@ def broker_of(settings: Settings) -> RedisBroker:
     )
 
 
-def registry_of(settings: Settings) -> Registry:
+def records_of(settings: Settings) -> Records:
+    """The records that the settings name."""
     blobs = settings.blob_url or (Path(settings.data_dir) / "blobs").absolute().as_uri()
-    return open_registry(settings.redis_address(_REDIS_URL), blobs, settings)
+    return open_records(settings.redis_address(_REDIS_URL), blobs, settings)
 
 
 def clip_of(settings: Settings) -> FrozenCLIP:
@@ -70,24 +71,25 @@ def clip_of(settings: Settings) -> FrozenCLIP:
 
 
 def image_limits(settings: Settings) -> ImageLimits:
+    """The limits of one picture that the settings name."""
     return ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
 
 
-def open_services(settings: Settings, clip: FrozenCLIP | None = None) -> Services:
+def open_components(settings: Settings, clip: FrozenCLIP | None = None) -> Components:
     """Loads the CLIP, if none is given; the engine is not started yet.
 
     Raises:
         NewerFormat: a newer release wrote what is stored.
     """
-    registry = registry_of(settings)
-    registry.refuse_newer()
+    records = records_of(settings)
+    records.refuse_newer()
     clip = clip or clip_of(settings)
     bank = _bank(settings, clip)
     batch = batch_size(settings, clip)
     backend = open_backend(settings, clip, bank, batch)
     engine = Engine(backend, batch, settings.max_queued_rows, settings.max_queue_seconds)
     pinned = settings.pinned_adapters()
-    tiers = Tiers(engine, clip, bank.slots, settings.host_adapters, registry.blobs.get, pinned)
+    tiers = Tiers(engine, clip, bank.slots, settings.host_adapters, records.blobs.get, pinned)
     limits = Limits(
         image_limits(settings),
         settings.max_images,
@@ -97,7 +99,16 @@ def open_services(settings: Settings, clip: FrozenCLIP | None = None) -> Service
     classifier = Classifier(
         clip, engine, tiers, limits, settings.decode_threads, settings.text_features
     )
-    return Services(settings, registry, clip, engine, backend.name, classifier, Recall(), Recall())
+    return Components(
+        settings=settings,
+        records=records,
+        clip=clip,
+        engine=engine,
+        backend=backend.name,
+        classifier=classifier,
+        keys=LastKnown(),
+        versions=LastKnown(),
+    )
 
 
 def batch_size(settings: Settings, clip: FrozenCLIP) -> int:

@@ -15,18 +15,18 @@ from typing import Any, ParamSpec, TypeVar
 
 from prometheus_client import start_http_server
 
-from adapters.artifact import Artifact, Manifest, encode
+from adapters.artifact import Artifact, Manifest, encode_artifact
 from adapters.clip import FrozenCLIP
 from adapters.pixels import ImageLimits
 from service import logs, metrics, tracing
 from service.errors import Conflict, Unavailable
-from service.records import Registry
+from service.records import Records
 from service.records.adapters import Version
 from service.records.fit_params import FitParams
 from service.records.jobs import LEASE_SECONDS, MAX_ATTEMPTS, Job
 from service.records.store import now
 from service.settings import Settings
-from service.wiring import broker_of, clip_of, image_limits, registry_of
+from service.wiring import broker_of, clip_of, image_limits, records_of
 from training import worker as training_worker
 from training.data import Sample, check_label_counts, image_set
 from training.fit import Progress
@@ -61,13 +61,13 @@ def _patiently(method: Callable[P, R]) -> Callable[P, R]:
     return patient
 
 
-class RegistryDesk:
-    """A `training.worker.Desk` over the registry, for one worker process and its CLIP."""
+class RecordedJobs:
+    """A `training.worker.JobStore` over the records, for one worker process and its CLIP."""
 
     def __init__(
-        self, registry: Registry, clip: FrozenCLIP, limits: ImageLimits, min_images: int
+        self, records: Records, clip: FrozenCLIP, limits: ImageLimits, min_images: int
     ) -> None:
-        self._registry, self._clip = registry, clip
+        self._records, self._clip = records, clip
         self._limits, self._min_images = limits, min_images
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._next_progress = 0.0
@@ -75,16 +75,18 @@ class RegistryDesk:
 
     @contextmanager
     def at_work(self, job: FitJob) -> Iterator[None]:
+        """Logs and traces within it name the job."""
         trace = None
         if tracing.is_on():
             with suppress(Unavailable):
-                trace = self._registry.jobs.trace(job.tenant, job.job)
+                trace = self._records.jobs.trace(job.tenant, job.job)
         about = {"tenant": job.tenant, "job": job.job}
         with logs.about(**about), tracing.span("fit", trace, **about):
             yield
 
     @_patiently
     def claim(self, job: FitJob) -> bool:
+        """Takes a job for this worker. False when there is nothing to do for it."""
         claimed = self._take(job)
         if claimed is None:
             return False
@@ -103,7 +105,7 @@ class RegistryDesk:
         deadline = time.monotonic() + LEASE_SECONDS + 1
         while True:
             try:
-                return self._registry.jobs.claim(job, self._worker)
+                return self._records.jobs.claim(job, self._worker)
             except Conflict:
                 if time.monotonic() > deadline:
                     return None
@@ -111,67 +113,76 @@ class RegistryDesk:
 
     @_patiently
     def load(self, job: FitJob) -> Task:
+        """The job's photos, decoded, and its settings."""
         spec = self._job(job).spec
-        check_label_counts(
-            self._registry.datasets.get(job.tenant, spec.dataset).labels, self._min_images
-        )
+        labels = self._records.datasets.get(job.tenant, spec.dataset).labels
+        check_label_counts(labels, self._min_images)
+        self._clip.check_names(list(labels), FitParams(**spec.params).template)
         digest, names = hashlib.sha256(), list[str]()
-        stored = self._registry.datasets.samples(job.tenant, spec.dataset)
+        stored = self._records.datasets.samples(job.tenant, spec.dataset)
         samples = _digested(stored, digest, names)
         images = image_set(samples, self._clip.spec, self._limits)
         settings = FitParams(**spec.params).settings(self._clip)
         return Task(images, settings, digest.hexdigest(), tuple(names))
 
     def renew(self, job: FitJob) -> bool:
-        return self._registry.jobs.renew(job, self._worker)
+        """Renews the lease. False when another worker has the job."""
+        return self._records.jobs.renew(job, self._worker)
 
     def progress(self, job: FitJob, progress: Progress) -> bool:
+        """Records how far the fit is. True when it should stop."""
         if progress.step < progress.steps and time.monotonic() < self._next_progress:
             return False
         self._next_progress = time.monotonic() + _PROGRESS_SECONDS
         try:
-            return self._registry.jobs.record_progress(job, progress)
+            return self._records.jobs.record_progress(job, progress)
         except Unavailable:  # nobody can read it now either
             return False
 
     @_patiently
     def finish(self, job: FitJob, outcome: Outcome) -> None:
+        """Stores and publishes a version, and ends the job."""
         if not self.renew(job):
             raise LeaseLost
         spec = self._job(job).spec
-        number = self._registry.jobs.reserve_version(
-            job, self._registry.adapters.next_number(job.tenant, spec.adapter)
+        number = self._records.jobs.reserve_version(
+            job, self._records.adapters.next_number(job.tenant, spec.adapter)
         )
         manifest = self._manifest(job, spec.adapter, number, spec.dataset, outcome)
-        version = self._registry.adapters.add(manifest, encode(Artifact(manifest, outcome.weights)))
+        version = self._records.adapters.add(
+            manifest, encode_artifact(Artifact(manifest, outcome.weights))
+        )
         published = self._publish(version, spec.publish)
         self._end(job, "succeeded", metrics=version.metrics, published=published)
         log.info("job %s: %s version %d", job.job, spec.adapter, number)
 
     @_patiently
     def fail(self, job: FitJob, reason: str) -> None:
+        """Ends the job with a reason that its owner reads."""
         log.warning("job %s failed: %s", job.job, reason)
         self._end(job, "failed", error=reason)
 
     @_patiently
     def cancelled(self, job: FitJob) -> None:
+        """Ends the job as cancelled."""
         self._end(job, "cancelled")
 
     def sweep(self) -> None:
-        self._registry.jobs.dispatch_all()
-        self._registry.tenants.sweep()
+        """Takes up what dead workers left, in jobs and in erasures."""
+        self._records.jobs.dispatch_all()
+        self._records.tenants.sweep()
 
     def _job(self, job: FitJob) -> Job:
-        return self._registry.jobs.get(job.tenant, job.job)
+        return self._records.jobs.get(job.tenant, job.job)
 
     def _end(self, job: FitJob, state: Any, **fields: Any) -> None:
         """A worker that was silent for too long does not speak over the one that has the job."""
         if not self.renew(job):
             return
-        self._registry.jobs.end(job.tenant, job.job, state, **fields)
+        self._records.jobs.end(job.tenant, job.job, state, **fields)
         metrics.FITS.labels(state).inc()
         metrics.FIT_SECONDS.observe(time.monotonic() - self._claimed_at)
-        self._registry.jobs.release(job, self._worker)
+        self._records.jobs.release(job, self._worker)
 
     def _manifest(
         self, job: FitJob, adapter: str, number: int, dataset: str, outcome: Outcome
@@ -184,18 +195,18 @@ class RegistryDesk:
             "data_digest": outcome.data_digest,
         }
         return Manifest(
-            clip.name,
-            clip.fingerprint,
-            job.tenant,
-            adapter,
-            number,
-            outcome.classes,
-            outcome.settings.template,
-            outcome.logit_scale,
-            config.image_first,
-            config.text_first,
-            now(),
-            info,
+            clip=clip.name,
+            fingerprint=clip.fingerprint,
+            tenant=job.tenant,
+            adapter=adapter,
+            version=number,
+            classes=outcome.classes,
+            template=outcome.settings.template,
+            logit_scale=outcome.logit_scale,
+            image_first=config.image_first,
+            text_first=config.text_first,
+            created_at=now(),
+            info=info,
         )
 
     def _publish(self, version: Version, publish: bool | str) -> bool:
@@ -205,7 +216,7 @@ class RegistryDesk:
         def allowed(live: Version | None) -> bool:
             return publish is True or not_worse(version, live)
 
-        return self._registry.adapters.publish(
+        return self._records.adapters.publish(
             version.tenant, version.adapter, version.number, allowed
         )
 
@@ -222,8 +233,11 @@ def _digested(
 
 
 def not_worse(version: Version, live: Version | None) -> bool:
-    """`publish: "if_better"`: not below zero-shot, nor below the live version, on held-out
-    pictures; a version that could not be judged does not pass."""
+    """The gate of `publish: "if_better"`.
+
+    A version passes when its held-out accuracy is not below zero-shot's, nor below the live
+    version's. A version that could not be judged does not pass.
+    """
     adapted, zero_shot = version.metrics.get("adapted"), version.metrics.get("zero_shot")
     if not adapted or not zero_shot or adapted["accuracy"] < zero_shot["accuracy"]:
         return False
@@ -244,15 +258,15 @@ def run(settings: Settings, parent: int | None = None) -> None:
     stop = threading.Event()
     if settings.worker_metrics_port:
         start_http_server(settings.worker_metrics_port)
-    registry = registry_of(settings)
-    registry.refuse_newer()
+    records = records_of(settings)
+    records.refuse_newer()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     if parent is not None:
         threading.Thread(target=_stop_with, args=(parent, stop), daemon=True).start()
     clip = clip_of(settings)
-    desk = RegistryDesk(registry, clip, image_limits(settings), settings.min_images)
-    training_worker.run(broker_of(settings), clip, desk, stop)
+    job_store = RecordedJobs(records, clip, image_limits(settings), settings.min_images)
+    training_worker.run(broker_of(settings), clip, job_store, stop)
     tracing.flush()
 
 

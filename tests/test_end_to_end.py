@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.artifact import decode
+from adapters.artifact import decode_artifact
 from adapters.clip import FrozenCLIP
 from service.client import Client
 from tests.support.api import Api, run_job, upload
@@ -102,7 +102,7 @@ def test_every_server_answers_with_what_one_of_them_published(
     other_server = start_api(settings, clip)
     other = next(other_server)
     photo = samples[0]
-    token = two_versions._http.headers["authorization"].split()[1]
+    token = two_versions.http.headers["authorization"].split()[1]
     with Client(other.url, token) as elsewhere:
         for version in (1, 2, 1):
             two_versions.call("PUT", "/v1/adapters/things/live", json={"version": version})
@@ -123,7 +123,7 @@ def test_a_tenant_never_gets_anothers_adapter_of_the_same_name(
     assert {p["label"] for p in theirs["results"][0]["predictions"]} == {"cup", "ewer"}
     for client, answer in ((two_versions, mine), (other, theirs)):
         path = f"/v1/adapters/things/versions/{answer['version']}/artifact"
-        assert decode(client._http.get(path).content).manifest.tenant == client.tenant
+        assert decode_artifact(client.http.get(path).content).manifest.tenant == client.tenant
 
 
 def test_if_better_keeps_a_worse_version_from_going_live(

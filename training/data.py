@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from adapters.errors import BadDataset, BadImage
-from adapters.pixels import ImageLimits, PixelSpec, decode
+from adapters.names import normal_name
+from adapters.pixels import ImageLimits, PixelSpec, decode_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
     if path.is_dir():
         for file in sorted(path.glob("*/*")):
             if file.is_file():
-                yield Sample(file.parent.name, file.name, file.read_bytes())
+                yield Sample(normal_name(file.parent.name), file.name, file.read_bytes())
         return
     try:
         archive = zipfile.ZipFile(path)
@@ -58,7 +59,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
         for name in sorted(archive.namelist()):
             if not name.endswith("/") and "/" in name:
                 label, file_name = name.split("/")[-2:]
-                yield Sample(label, file_name, archive.read(name))
+                yield Sample(normal_name(label), file_name, archive.read(name))
 
 
 def image_set(
@@ -72,7 +73,7 @@ def image_set(
     pixels, labels = [], []
     for sample in samples:
         try:
-            pixels.append(decode(sample.data, spec, limits))
+            pixels.append(decode_image(sample.data, spec, limits))
         except BadImage as error:
             raise BadDataset(f"{sample.label}/{sample.name}: {error}") from error
         labels.append(sample.label)

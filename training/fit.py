@@ -23,7 +23,7 @@ from training.data import ImageSet
 _CHUNK = 64  # pictures through the frozen blocks at a time
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FitSettings:
     """How an adapter is fitted. The defaults were searched by `python -m training.search`."""
 

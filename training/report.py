@@ -24,7 +24,7 @@ class ClassReport:
     images: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Measured on `images` pictures that the fit did not see."""
 

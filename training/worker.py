@@ -1,6 +1,6 @@
 """The worker: takes jobs from the queue, fits, hands over. One warm process, one CLIP.
 
-What it must know of records and blobs is a `Desk`, which the service gives it.
+What it must know of records and blobs is a `JobStore`, which the service gives it.
 """
 
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 5.0  # how often jobs that a crash left unsent are looked for
 _RENEW_SECONDS = 2.0  # a lease lasts 8
-_STOP_MS = 10 * 60 * 1000  # a stopping worker ends its fit first; a second signal kills it
+STOP_MS = 10 * 60 * 1000  # a stopping worker ends its fit first; a second signal kills it
 
 
 class Cancelled(Exception):
@@ -47,7 +47,7 @@ class Task:
     names: tuple[str, ...]  # of each picture, for the report
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What a fit gave."""
 
@@ -59,7 +59,7 @@ class Outcome:
     metrics: dict[str, Any]
 
 
-class Desk(Protocol):
+class JobStore(Protocol):
     """Where jobs come from and results go; the service implements it."""
 
     def at_work(self, job: FitJob) -> AbstractContextManager[None]:
@@ -90,13 +90,13 @@ class Desk(Protocol):
         """Sends what a crash left unsent."""
 
 
-def run(broker: RedisBroker, clip: FrozenCLIP, desk: Desk, stop: threading.Event) -> None:
+def run(broker: RedisBroker, clip: FrozenCLIP, job_store: JobStore, stop: threading.Event) -> None:
     """Works until `stop`; then ends the job in hand and leaves the others in the queue."""
 
     @dramatiq.actor(broker=broker, queue_name=QUEUE, actor_name=ACTOR)
     def fit_actor(tenant: str, job: str) -> None:
-        with desk.at_work(FitJob(tenant, job)):
-            work(clip, desk, FitJob(tenant, job))
+        with job_store.at_work(FitJob(tenant, job)):
+            work(clip, job_store, FitJob(tenant, job))
 
     worker = dramatiq.Worker(broker, queues={QUEUE}, worker_threads=1)
     worker.queue_prefetch = 1  # what one worker holds, another cannot take
@@ -104,37 +104,37 @@ def run(broker: RedisBroker, clip: FrozenCLIP, desk: Desk, stop: threading.Event
     log.info("worker ready: %s on %s", clip.name, clip.device)
     while not stop.wait(_SWEEP_SECONDS):
         try:
-            desk.sweep()
+            job_store.sweep()
         except RMAdapterError as error:  # Redis is away: the queue's own threads wait for it too
             log.warning("sweep: %s", error)
-    worker.stop(timeout=_STOP_MS)
+    worker.stop(timeout=STOP_MS)
 
 
-def work(clip: FrozenCLIP, desk: Desk, job: FitJob) -> None:
+def work(clip: FrozenCLIP, job_store: JobStore, job: FitJob) -> None:
     """One job from claim to end. Whatever goes wrong ends it with a reason."""
     try:
-        if desk.claim(job):
-            with _Lease(desk, job) as lease:
-                desk.finish(job, _fit(clip, desk, job, lease))
+        if job_store.claim(job):
+            with _Lease(job_store, job) as lease:
+                job_store.finish(job, _fit(clip, job_store, job, lease))
     except LeaseLost:
         log.warning("job %s went to another worker", job.job)
     except Cancelled:
-        desk.cancelled(job)
+        job_store.cancelled(job)
     except RMAdapterError as error:
-        desk.fail(job, str(error))
+        job_store.fail(job, str(error))
     except Exception:
         log.error("job %s broke:\n%s", job.job, traceback.format_exc())
-        desk.fail(job, "the fit broke; the worker's log has the reason")
+        job_store.fail(job, "the fit broke; the worker's log has the reason")
 
 
-def _fit(clip: FrozenCLIP, desk: Desk, job: FitJob, lease: "_Lease") -> Outcome:
+def _fit(clip: FrozenCLIP, job_store: JobStore, job: FitJob, lease: "_Lease") -> Outcome:
     def on_progress(progress: Progress) -> None:
         if lease.lost.is_set():
             raise LeaseLost
-        if desk.progress(job, progress):
+        if job_store.progress(job, progress):
             raise Cancelled
 
-    task = desk.load(job)
+    task = job_store.load(job)
     for batch_size in (task.settings.batch_size, max(2, task.settings.batch_size // 4)):
         settings = replace(task.settings, batch_size=batch_size)
         try:
@@ -150,12 +150,12 @@ def _fit(clip: FrozenCLIP, desk: Desk, job: FitJob, lease: "_Lease") -> Outcome:
             " fewer classes or pictures may fit"
         )
     return Outcome(
-        export(fitted),
-        task.images.classes,
-        settings,
-        evaluation.logit_scale,
-        task.data_digest,
-        _named(evaluation, task.names),
+        weights=export(fitted),
+        classes=task.images.classes,
+        settings=settings,
+        logit_scale=evaluation.logit_scale,
+        data_digest=task.data_digest,
+        metrics=_named(evaluation, task.names),
     )
 
 
@@ -176,8 +176,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 class _Lease:
     """Keeps a job's lease from a thread of its own while the fit runs."""
 
-    def __init__(self, desk: Desk, job: FitJob) -> None:
-        self._desk, self._job = desk, job
+    def __init__(self, job_store: JobStore, job: FitJob) -> None:
+        self._job_store, self._job = job_store, job
         self._done, self.lost = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
 
@@ -192,7 +192,7 @@ class _Lease:
     def _keep(self) -> None:
         while not self._done.wait(_RENEW_SECONDS):
             try:
-                if not self._desk.renew(self._job):
+                if not self._job_store.renew(self._job):
                     self.lost.set()
             except RMAdapterError as error:
                 log.warning("lease of %s: %s", self._job.job, error)

@@ -96,13 +96,13 @@ def serve() -> None:
     """An API server alone, against RMADAPTER_REDIS_URL and RMADAPTER_BLOB_URL."""
     from adapters.malloc import keep_freed_memory
     from service.http.server import listen, serve_app
-    from service.wiring import open_services
+    from service.wiring import open_components
 
     keep_freed_memory()
     with errors():
         settings = _observed(Settings(), "rmadapter-api")
         with listen(settings) as listener:
-            serve_app(open_services(settings), listener, settings.drain_seconds)
+            serve_app(open_components(settings), listener, settings.drain_seconds)
 
 
 @app.command()
@@ -347,10 +347,10 @@ def backup(file: Annotated[Path, typer.Argument(help="a tar file; …gz: compres
     Example: rmadapter backup rmadapter.tar
     """
     from service.records.backup import backup as run_backup
-    from service.wiring import registry_of
+    from service.wiring import records_of
 
     with errors():
-        out.print(f"{run_backup(registry_of(Settings()).blobs, file)} blobs in {file}")
+        out.print(f"{run_backup(records_of(Settings()).blobs, file)} blobs in {file}")
 
 
 @app.command()
@@ -361,19 +361,19 @@ def restore(
     from service.embedded import stopped
     from service.records.backup import restore_backup
     from service.records.restore import restore as run_restore
-    from service.wiring import registry_of
+    from service.wiring import records_of
 
     with errors(), stopped(Settings()) as settings:
-        registry = registry_of(settings)
+        records = records_of(settings)
         unread: list[tuple[str, str]] = []
 
         def left_out(path: str, reason: str) -> None:
             unread.append((path, reason))
 
         if file:
-            restored = restore_backup(registry, file, left_out)
+            restored = restore_backup(records, file, left_out)
         else:
-            restored = run_restore(registry, left_out)
+            restored = run_restore(records, left_out)
         out.print(f"restored {restored} tenants")
         _show_left_out(unread)
     if unread:

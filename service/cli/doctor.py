@@ -13,9 +13,9 @@ import torch
 
 from adapters.errors import RMAdapterError
 from service.embedded.redis_server import find_server
-from service.records.store import Store, connect
+from service.records.store import RecordStore, connect
 from service.settings import Settings
-from service.wiring import clip_of, registry_of
+from service.wiring import clip_of, records_of
 
 State = Literal["ok", "warn", "fail"]
 _REDIS_SECONDS = 3.0
@@ -112,7 +112,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 
 
 def _redis_facts(
-    store: Store, server: dict[str, str], persistence: dict[str, int]
+    store: RecordStore, server: dict[str, str], persistence: dict[str, int]
 ) -> Iterator[Finding]:
     version = str(server["redis_version"])
     old = tuple(int(part) for part in version.split(".")[:2]) < _MIN_REDIS
@@ -136,7 +136,7 @@ def _blobs(settings: Settings) -> Iterator[Finding]:
         "RMADAPTER_BLOB_URL; for s3:// also its keys, AWS_ENDPOINT_URL, AWS_REGION and the bucket"
     )
     try:
-        blobs = registry_of(settings).blobs
+        blobs = records_of(settings).blobs
         blobs.put(path, b"probe")
         same = blobs.get(path) == b"probe"
         blobs.delete(path)

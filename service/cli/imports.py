@@ -41,6 +41,7 @@ class Labelled:
 
     @property
     def count(self) -> int:
+        """How many photos there are, over all classes."""
         return sum(map(len, self.classes.values()))
 
 
@@ -81,8 +82,11 @@ def from_csv(file: Path, image: str, label: str) -> Labelled:
 
 
 def from_coco(file: Path) -> Labelled:
-    """COCO's JSON: a photo's class is that of its annotations, where they agree. Photos lie beside
-    the file, or in a folder `images` there."""
+    """Reads COCO's JSON.
+
+    A photo's class is that of its annotations, where they agree. Photos lie beside the file, or in
+    a folder `images` there.
+    """
     document = _json(file)
     found = Labelled()
     try:
@@ -100,9 +104,11 @@ def from_coco(file: Path) -> Labelled:
 
 
 def from_custom_vision(path: Path) -> Labelled:
-    """An Azure Custom Vision project: a folder with the photos and one or more JSON files of what
-    the Training API's GetTaggedImages (or GetImages) answers: a list of images, each with `id` and
-    `tags` of `tagName`. A photo is the file whose name, without its ending, is the image's `id`, or
+    """Reads an Azure Custom Vision project.
+
+    It is a folder with the photos and one or more JSON files of what the Training API's
+    GetTaggedImages (or GetImages) answers: a list of images, each with `id` and `tags` of
+    `tagName`. A photo is the file whose name, without its ending, is the image's `id`, or
     that `fileName` or `path` names; or the folder holds a folder a tag.
     """
     documents = sorted(path.glob("*.json")) if path.is_dir() else [path]

@@ -36,6 +36,7 @@ class Split:
 
     @property
     def names(self) -> list[str]:
+        """The classes' names, sorted."""
         return sorted(self.test)
 
 
@@ -51,6 +52,7 @@ class Score:
 
 
 def split_photos() -> Split:
+    """The bundled photos: those to fit on, and those to classify afterwards."""
     classes = {folder.name: sorted(folder.iterdir()) for folder in sorted(PHOTOS.iterdir())}
     fitted = {name: files for name, files in classes.items() if name not in NEW_NAMES}
     return Split(
@@ -60,6 +62,7 @@ def split_photos() -> Split:
 
 
 def run() -> None:
+    """Runs the demo and prints each step."""
     photos, clock = split_photos(), _Clock()
     with (
         tempfile.TemporaryDirectory(prefix="rmadapter-demo-") as folder,

@@ -18,9 +18,9 @@ from adapters.errors import RMAdapterError
 from service.embedded.redis_server import RedisServer
 from service.errors import OverQuota, Unauthorized
 from service.http.server import listen, serve_app
-from service.records import Registry
+from service.records import Records
 from service.settings import Settings
-from service.wiring import open_services
+from service.wiring import open_components
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +39,17 @@ def up(settings: Settings) -> None:
         settings, admin_key_is_new = _with_admin_key(settings)
         settings = stack.enter_context(embedded_redis(settings))
         stack.enter_context(_worker(settings))
-        services = open_services(settings)
-        ensure_default_tenant(services.registry, settings.data_dir)
+        components = open_components(settings)
+        ensure_default_tenant(components.records, settings.data_dir)
         host, port = listener.getsockname()[:2]
         url = f"http://{host}:{port}"
         listener.listen()  # who reads the next line may call at once
-        print(f"rmadapter is up: {url} (docs at {url}/docs), model {services.clip.name}")
+        print(f"rmadapter is up: {url} (docs at {url}/docs), model {components.clip.name}")
         if admin_key_is_new and settings.admin_key:
             print(f"admin key, shown this once: {settings.admin_key.get_secret_value()}")
         print(f"open {url} and sign in with the key in {settings.data_dir / 'default.key'}")
         print(f"keys and data lie in {settings.data_dir}", flush=True)
-        serve_app(services, listener, drain_seconds=0.0)  # nobody to take over
+        serve_app(components, listener, drain_seconds=0.0)  # nobody to take over
 
 
 def _make_private(folder: Path) -> None:
@@ -171,24 +171,24 @@ def _with_admin_key(settings: Settings) -> tuple[Settings, bool]:
     return settings.model_copy(update={"admin_key": key}), new
 
 
-def ensure_default_tenant(registry: Registry, data_dir: Path) -> None:
+def ensure_default_tenant(records: Records, data_dir: Path) -> None:
     """A tenant `default`, whose key lies in default.key for the other commands."""
     file = data_dir / "default.key"
     try:
         if file.exists():
-            registry.tenants.authenticate(file.read_text().strip())
+            records.tenants.authenticate(file.read_text().strip())
             return
     except Unauthorized:
         log.warning("the key in %s is not known; a new one is made", file)
     try:
-        write_secret(file, _default_key(registry))
+        write_secret(file, _default_key(records))
     except OverQuota as error:
         log.warning(
             "no key for tenant default is made here: %s; revoke one that is not used", error
         )
 
 
-def _default_key(registry: Registry) -> str:
+def _default_key(records: Records) -> str:
     """One more key of tenant `default`: another machine, or a restored app, may hold the others.
 
     Raises:
@@ -196,12 +196,12 @@ def _default_key(registry: Registry) -> str:
     """
     cursor = None
     while True:
-        page = registry.tenants.page(1000, cursor)
+        page = records.tenants.page(1000, cursor)
         for tenant in page.items:
             if tenant.name == "default":
-                return registry.tenants.add_key(tenant.id, "manage")[1]
+                return records.tenants.add_key(tenant.id, "manage")[1]
         if page.cursor is None:
-            return registry.tenants.create("default")[1]
+            return records.tenants.create("default")[1]
         cursor = page.cursor
 
 

@@ -28,10 +28,18 @@ class RedisServer:
 
     @property
     def url(self) -> str:
+        """Where clients connect: the private socket, database 0."""
         return f"unix://{self._socket}?db=0"
 
     @property
+    def pid(self) -> int:
+        """The server's process id; it must have been started."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
+        """Whether the process is alive."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
@@ -63,6 +71,7 @@ class RedisServer:
             return  # there is none
 
     def stop(self) -> None:
+        """Ends the server as SIGTERM does, so that it writes its data first."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait()

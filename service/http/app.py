@@ -41,7 +41,7 @@ from service.http.auth import Gate
 from service.http.middleware import BodyLimit, BodyLimits, Observe
 from service.http.routes import adapters, classify, datasets, health, jobs, keys, tenants, web
 from service.http.schemas import ProblemOut
-from service.wiring import Services
+from service.wiring import Components
 
 log = logging.getLogger(__name__)
 
@@ -71,22 +71,22 @@ def document() -> dict[str, Any]:
     return app.openapi()
 
 
-def create_app(services: Services) -> FastAPI:
-    """The application over these services; it starts and stops their engine."""
+def create_app(components: Components) -> FastAPI:
+    """The application over these components; it starts and stops their engine."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services.engine.start()
+        components.engine.start()
         yield
-        services.engine.stop()
+        components.engine.stop()
 
     app = _bare(lifespan)
-    app.state.services = services
+    app.state.components = components
     _include(app)
     web.mount(app)
-    app.add_middleware(Gate, services=services)
-    app.add_middleware(BodyLimit, limits=BodyLimits.of(services.settings))
-    if origins := services.settings.allowed_origins():
+    app.add_middleware(Gate, components=components)
+    app.add_middleware(BodyLimit, limits=BodyLimits.of(components.settings))
+    if origins := components.settings.allowed_origins():
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
         )

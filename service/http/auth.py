@@ -20,28 +20,29 @@ from service.errors import Forbidden, Unauthorized
 from service.http.middleware import PICTURE_PATHS
 from service.inference.admission import Admission
 from service.records.tenants import Grant, Scope, hash_key
-from service.wiring import Services
+from service.wiring import Components
 
 _GRANTED = "rmadapter.granted"  # in a request's scope
 _bearer = HTTPBearer(auto_error=False, description="a tenant's API key, or the admin key")
 
 
-def get_services(request: Request) -> Services:
-    services = request.app.state.services
-    assert isinstance(services, Services)
-    return services
+def get_components(request: Request) -> Components:
+    """FastAPI's dependency: the components that this application was made with."""
+    components = request.app.state.components
+    assert isinstance(components, Components)
+    return components
 
 
-Reach = Annotated[Services, Depends(get_services)]
+ComponentsDep = Annotated[Components, Depends(get_components)]
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
-def require_admin(request: Request, reach: Reach, credentials: Credentials) -> None:
+def require_admin(request: Request, components: ComponentsDep, credentials: Credentials) -> None:
     """Raises Unauthorized for no key or an unknown one, Forbidden for a tenant's."""
     api_key = credentials.credentials if credentials else None
-    if _is_admin(reach, api_key):
+    if _is_admin(components, api_key):
         return
-    raise _needs_admin(_grant(request.scope, reach, api_key))
+    raise _needs_admin(_grant(request.scope, components, api_key))
 
 
 def _needs_admin(grant: Grant) -> Forbidden:
@@ -54,13 +55,13 @@ def require(scope: Scope, rate: Literal["classify", "manage"]) -> Callable[..., 
     It raises Unauthorized, TooMany, or Forbidden for the admin key and for too small a scope.
     """
 
-    def tenant_of(request: Request, reach: Reach, credentials: Credentials) -> str:
+    def tenant_of(request: Request, components: ComponentsDep, credentials: Credentials) -> str:
         api_key = credentials.credentials if credentials else None
-        if _is_admin(reach, api_key):
+        if _is_admin(components, api_key):
             raise Forbidden("the admin key is for /v1/tenants; this needs a tenant's key")
-        grant = _grant(request.scope, reach, api_key)
+        grant = _grant(request.scope, components, api_key)
         logs.note(tenant=grant.tenant)
-        reach.registry.rates.take(grant.tenant, rate)
+        components.records.rates.take(grant.tenant, rate)
         if grant.scope not in (scope, "manage"):
             raise Forbidden(f"the key's scope is {grant.scope}; this needs the scope {scope}")
         return grant.tenant
@@ -74,10 +75,11 @@ class Gate:
     FastAPI reads and parses some bodies before it asks whose they are.
     """
 
-    def __init__(self, app: ASGIApp, services: Services) -> None:
-        self._app, self._services = app, services
+    def __init__(self, app: ASGIApp, components: Components) -> None:
+        self._app, self._components = app, components
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Passes the request on, or answers it: see ASGI."""
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
             await self._app(scope, receive, send)
             return
@@ -95,9 +97,9 @@ class Gate:
     def _check(self, scope: ASGIScope) -> None:
         scheme, _, api_key = Headers(scope=scope).get("authorization", "").partition(" ")
         given = api_key.strip() if scheme.lower() == "bearer" else None
-        if _is_admin(self._services, given):
+        if _is_admin(self._components, given):
             return
-        grant = _grant(scope, self._services, given)
+        grant = _grant(scope, self._components, given)
         path = scope["path"]
         if path == "/v1/tenants" or path.startswith("/v1/tenants/"):
             raise _needs_admin(grant)
@@ -105,36 +107,38 @@ class Gate:
             raise Forbidden(f"the key's scope is {grant.scope}; this needs the scope manage")
 
 
-def _grant(scope: ASGIScope, reach: Services, api_key: str | None) -> Grant:
+def _grant(scope: ASGIScope, components: Components, api_key: str | None) -> Grant:
     """What a key opens, looked up once in a request."""
     if not api_key:
         raise Unauthorized("send the header Authorization: Bearer KEY")
     granted: dict[str, Grant] = scope.get(_GRANTED, {})
     name = hash_key(api_key)  # memory holds no key either
     if name not in granted:
-        granted[name] = reach.keys(name, lambda: reach.registry.tenants.authenticate(api_key))
+        granted[name] = components.keys(
+            name, lambda: components.records.tenants.authenticate(api_key)
+        )
     return granted[name]
 
 
-def _is_admin(reach: Services, api_key: str | None) -> bool:
-    admin_key = reach.settings.admin_key
+def _is_admin(components: Components, api_key: str | None) -> bool:
+    admin_key = components.settings.admin_key
     if admin_key is None or api_key is None:
         return False
     return hmac.compare_digest(api_key.encode(), admin_key.get_secret_value().encode())
 
 
-async def refuse_early(reach: Reach, credentials: Credentials) -> None:
+async def refuse_early(components: ComponentsDep, credentials: Credentials) -> None:
     """Raises TooMany for one whose pictures would wait for too long, by what is remembered alone.
 
     Under overload most requests end here: before Redis is asked, and before a body is read.
     """
-    known = reach.keys.last(hash_key(credentials.credentials)) if credentials else None
+    known = components.keys.last(hash_key(credentials.credentials)) if credentials else None
     if known:
-        reach.engine.check_wait(known.tenant)
+        components.engine.check_wait(known.tenant)
 
 
-async def _admitted(reach: Reach, tenant: "CurrentTenant") -> AsyncIterator[Admission]:
-    with reach.engine.admitted(tenant) as admission:
+async def _admitted(components: ComponentsDep, tenant: "CurrentTenant") -> AsyncIterator[Admission]:
+    with components.engine.admitted(tenant) as admission:
         yield admission
 
 

@@ -29,6 +29,7 @@ class Observe:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, or answers it: see ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -95,6 +96,7 @@ class BodyLimit:
         self._app, self._limits = app, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, or answers it: see ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

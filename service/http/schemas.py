@@ -4,19 +4,30 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from adapters.names import normal_name
 from service.records.adapters import Adapter, Version
 from service.records.datasets import Dataset, Image
 from service.records.fit_params import FitParams, Shown, Template, Text, Writable
 from service.records.jobs import Job
-from service.records.tenants import Key, Scope, Tenant
+from service.records.tenants import ApiKey, Scope, Tenant
+
+
+def _named(text: str) -> str:
+    if not (name := normal_name(text)):
+        raise ValueError("empty; a name has at least one character that is seen")
+    return name
+
 
 _SHA256 = hashlib.sha256(b"an example").hexdigest()
 _NAMES_EXAMPLE = 'such as ["rose", "tulip"] or rose,tulip'
 _MAX_WORDS = 1000  # characters; what CLIP reads ends at 77 tokens, a megabyte takes it seconds
-Words = Annotated[str, Field(max_length=_MAX_WORDS), Writable, Shown]
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"\S"), Writable, Shown]
+MAX_NAME = 100  # characters of a label, or of the name of a tenant or a data set
+Words = Annotated[str, Field(max_length=_MAX_WORDS), Writable, Shown, AfterValidator(normal_name)]
+Name = Annotated[
+    str, Field(min_length=1, max_length=MAX_NAME), Writable, Shown, AfterValidator(_named)
+]
 FileName = Annotated[str, Field(max_length=300), Writable, Shown]
 AdapterName = Annotated[
     str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -55,6 +66,8 @@ class Named(_In):
 
 
 class TenantOut(BaseModel):
+    """A tenant, as its administrator sees it."""
+
     model_config = _example(
         {
             "tenant": "tenant_0643a1b2c3d4e0123abcd",
@@ -69,6 +82,7 @@ class TenantOut(BaseModel):
 
     @classmethod
     def of(cls, tenant: Tenant) -> "TenantOut":
+        """The answer for a tenant's record."""
         return cls(tenant=tenant.id, name=tenant.name, created_at=tenant.created_at)
 
 
@@ -82,6 +96,8 @@ class KeyOut(BaseModel):
 
 
 class KeyIn(_In):
+    """Which scope a new API key gets."""
+
     model_config = _example({"scope": "classify"})
 
     scope: Scope = Field(
@@ -91,6 +107,8 @@ class KeyIn(_In):
 
 
 class RotateIn(_In):
+    """Which scope the new API key gets."""
+
     model_config = _example({"scope": "manage"})
 
     scope: Scope = Field("manage", description="whose keys end, and what the new one may do")
@@ -112,7 +130,8 @@ class KeyInfoOut(BaseModel):
     created_at: str
 
     @classmethod
-    def of(cls, key: Key) -> "KeyInfoOut":
+    def of(cls, key: ApiKey) -> "KeyInfoOut":
+        """The answer for an API key's record."""
         return cls(key_id=key.id, scope=key.scope, created_at=key.created_at)
 
 
@@ -132,6 +151,8 @@ class NewKeyOut(KeyInfoOut):
 
 
 class DatasetOut(BaseModel):
+    """A data set and its number of photos per class."""
+
     model_config = _example(
         {
             "dataset": "dataset_0643a1b2c3d4e0123abcd",
@@ -150,6 +171,7 @@ class DatasetOut(BaseModel):
 
     @classmethod
     def of(cls, dataset: Dataset) -> "DatasetOut":
+        """The answer for a data set's record."""
         return cls(
             dataset=dataset.id,
             name=dataset.name,
@@ -178,21 +200,28 @@ class ImageOut(BaseModel):
 
     @classmethod
     def of(cls, image: Image) -> "ImageOut":
+        """The answer for a photo's record."""
         return cls(image=image.digest, label=image.label, name=image.name, bytes=image.bytes)
 
 
 class MoveIn(_In):
+    """The class that a photo moves to."""
+
     model_config = _example({"label": "tulip"})
 
     label: Text = Field(description="the class that the picture goes to")
 
 
 class RejectedOut(BaseModel):
+    """A file that was not stored, and why."""
+
     file: str
     reason: str
 
 
 class UploadOut(BaseModel):
+    """What became of each file of an upload."""
+
     model_config = _example(
         {
             "accepted": 16,
@@ -216,6 +245,8 @@ class UploadOut(BaseModel):
 
 
 class JobIn(_In):
+    """What to fit, and how."""
+
     model_config = _example(
         {"dataset": "dataset_0643a1b2c3d4e0123abcd", "adapter": "flowers", "publish": "if_better"}
     )
@@ -227,6 +258,8 @@ class JobIn(_In):
 
 
 class ProgressOut(BaseModel):
+    """How far a fit is."""
+
     epoch: int
     epochs: int
     step: int
@@ -235,6 +268,8 @@ class ProgressOut(BaseModel):
 
 
 class JobOut(BaseModel):
+    """One fit and its state."""
+
     model_config = _example(
         {
             "job": "job_0643a1b2c3d4e0123abcd",
@@ -271,6 +306,7 @@ class JobOut(BaseModel):
 
     @classmethod
     def of(cls, job: Job) -> "JobOut":
+        """The answer for a job's record."""
         return cls(
             job=job.id,
             state=job.state,
@@ -290,6 +326,8 @@ class JobOut(BaseModel):
 
 
 class VersionOut(BaseModel):
+    """One fitted version of an adapter."""
+
     version: int
     live: bool
     artifact_sha256: str
@@ -302,6 +340,7 @@ class VersionOut(BaseModel):
 
     @classmethod
     def of(cls, version: Version, live: int | None) -> "VersionOut":
+        """The answer for a version's record; `live` is the number of the live version."""
         return cls(
             version=version.number,
             live=version.number == live,
@@ -316,6 +355,8 @@ class VersionOut(BaseModel):
 
 
 class AdapterOut(BaseModel):
+    """An adapter, its versions and which one is live."""
+
     model_config = _example(
         {
             "adapter": "flowers",
@@ -345,11 +386,14 @@ class AdapterOut(BaseModel):
 
     @classmethod
     def of(cls, adapter: Adapter) -> "AdapterOut":
+        """The answer for an adapter's record."""
         versions = [VersionOut.of(version, adapter.live) for version in adapter.versions]
         return cls(adapter=adapter.name, live=adapter.live, versions=versions)
 
 
 class LiveIn(_In):
+    """The version to make live."""
+
     model_config = _example({"version": 1})
 
     version: int = Field(ge=1)
@@ -389,6 +433,8 @@ def _split_names(text: str) -> Any:
 
 
 class ImageIn(_In):
+    """One picture, as base64."""
+
     b64: str
     file: FileName | None = Field(None, description="a name for the answer")
 
@@ -419,11 +465,15 @@ class ClassifyIn(_In):
 
 
 class PredictionOut(BaseModel):
+    """A class and its probability."""
+
     label: str
     score: float
 
 
 class ResultOut(BaseModel):
+    """The answer for one picture: its predictions, or its error."""
+
     file: str
     label: str | None
     predictions: list[PredictionOut]
@@ -432,6 +482,8 @@ class ResultOut(BaseModel):
 
 
 class ClassifyOut(BaseModel):
+    """The answers for all pictures, and the version that gave them."""
+
     model_config = _example(
         {
             "model": "ViT-B-16",
@@ -490,17 +542,23 @@ class EmbeddingsIn(_In):
 
 
 class EmbeddingOut(BaseModel):
+    """The embedding of one input."""
+
     object: Literal["embedding"] = "embedding"
     index: int
     embedding: list[float] | str = Field(description="text where base64 was asked for")
 
 
 class UsageOut(BaseModel):
+    """How many text tokens were read."""
+
     prompt_tokens: int
     total_tokens: int
 
 
 class EmbeddingsOut(BaseModel):
+    """The embeddings, in the order of the inputs."""
+
     model_config = _example(
         {
             "object": "list",

@@ -11,7 +11,7 @@ from adapters.errors import RMAdapterError
 from service import tracing
 from service.http.app import create_app
 from service.settings import Settings
-from service.wiring import Services
+from service.wiring import Components
 
 _GRACE_SECONDS = 30  # accepted requests are finished within it
 _KEEP_ALIVE_SECONDS = 75  # above a minute, for which balancers keep idle connections
@@ -39,9 +39,9 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def serve_app(services: Services, listener: socket.socket, drain_seconds: float) -> None:
+def serve_app(components: Components, listener: socket.socket, drain_seconds: float) -> None:
     """Serves until SIGINT or SIGTERM, then drains, and finishes what it accepted."""
-    app = create_app(services)
+    app = create_app(components)
     tracing.trace_requests(app)
     config = uvicorn.Config(
         app,
@@ -52,7 +52,7 @@ def serve_app(services: Services, listener: socket.socket, drain_seconds: float)
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    _DrainingServer(config, services.draining, drain_seconds).run(sockets=[listener])
+    _DrainingServer(config, components.draining, drain_seconds).run(sockets=[listener])
 
 
 class _DrainingServer(uvicorn.Server):

@@ -24,9 +24,9 @@ from adapters.classify import (
 )
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadImage
-from adapters.pixels import ImageLimits, Pixels, decode
+from adapters.pixels import ImageLimits, Pixels, decode_image
 from service import metrics, tracing
-from service.caches import Recent
+from service.caches import BoundedCache
 from service.errors import Invalid, Problem, TooLarge, Unavailable
 from service.inference.admission import Admission
 from service.inference.engine import Engine
@@ -49,7 +49,7 @@ class Upload:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """What is asked. `version` None: zero-shot, the frozen CLIP."""
 
@@ -94,11 +94,14 @@ class Classifier:
         decode_threads: int,
         text_features: int,
     ) -> None:
-        self._clip, self._engine, self._tiers, self._limits = clip, engine, tiers, limits
+        self._clip, self.engine, self._tiers, self._limits = clip, engine, tiers, limits
         self._decoders = ThreadPoolExecutor(decode_threads, "decode")
         self._decodes_of_a_tenant = max(1, decode_threads // 2)
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self._text: Recent[tuple[str, tuple[str, ...], str], Feature] = Recent(text_features)
+        self._distinct: BoundedCache[int, None] = BoundedCache(text_features)  # lists of names
+        self._text: BoundedCache[tuple[str, tuple[str, ...], str], Feature] = BoundedCache(
+            text_features
+        )
 
     async def classify(
         self, question: Question, files: Sequence[Upload], admission: Admission
@@ -115,17 +118,18 @@ class Classifier:
         for template in question.templates:
             check_template(template)
         async with self._in_time():
+            await self._check_distinct(question)
             with tracing.span("decode", pictures=len(files)):
                 warnings: list[list[str]] = [[] for _ in files]
                 pixels = await asyncio.gather(
                     *(
-                        self._decode(question.tenant, file.data, said.append)
+                        self.decode_picture(question.tenant, file.data, said.append)
                         for file, said in zip(files, warnings, strict=True)
                     )
                 )
             good = [p for p in pixels if not isinstance(p, BadImage)]
-            async with self._lease(question.version) as lease:  # for the device's work alone
-                texts = await self._text_features(question, lease)
+            async with self.lease(question.version) as lease:  # for the device's work alone
+                texts = await self.text_features_of(question, lease)
                 rows = iter(await self._run(question.tenant, lease, good, one_by_one=True))
         answers = [
             _failed(file, image)
@@ -153,14 +157,17 @@ class Classifier:
         async with self._in_time():
             contents: list[Pixels | str] = []
             for i, item in enumerate(inputs):
-                content = item if isinstance(item, str) else await self._decode(tenant, item.data)
-                if isinstance(content, BadImage):
-                    raise Invalid("an input is not a picture", Problem(f"input[{i}]", str(content)))
-                contents.append(content)
+                if isinstance(item, str):
+                    contents.append(item)
+                    continue
+                picture = await self.decode_picture(tenant, item.data)
+                if isinstance(picture, BadImage):
+                    raise Invalid("an input is not a picture", Problem(f"input[{i}]", str(picture)))
+                contents.append(picture)
             texts = [content for content in contents if isinstance(content, str)]
             lengths = await self._lengths(tenant, texts)
             pixels = [content for content in contents if not isinstance(content, str)]
-            async with self._lease(version) as lease:
+            async with self.lease(version) as lease:
                 read = await self._prompt_features(tenant, lease, lengths)
                 seen = iter(await self._run(tenant, lease, pixels))
             features = [read[c] if isinstance(c, str) else _whole(next(seen)) for c in contents]
@@ -188,13 +195,22 @@ class Classifier:
             raise Unavailable(f"no answer within {self._limits.seconds:g} s") from error
 
     @asynccontextmanager
-    async def _lease(self, version: ServedVersion | None) -> AsyncIterator[Lease]:
+    async def lease(self, version: ServedVersion | None) -> AsyncIterator[Lease]:
         """With the version's weights in a slot, which nobody else may take meanwhile."""
         if version is None:
             yield _FROZEN_LEASE
         else:
             async with self._tiers.lease(version) as lease:
                 yield lease
+
+    async def _check_distinct(self, question: Question) -> None:
+        """Refuses given names that read the same. An adapter's own were checked before its fit."""
+        version, names, template = question.version, question.classes, question.templates[0]
+        if version is not None and names == version.classes:
+            return
+        if (key := hash((names, template))) not in self._distinct:
+            await self._in_turn(question.tenant, self._clip.check_names, names, template)
+            self._distinct.keep(key, None)
 
     def _check_files(self, files: Sequence[Upload]) -> None:
         if not files:
@@ -220,12 +236,22 @@ class Classifier:
         running.add_done_callback(give_back)
         return await asyncio.wrap_future(running)
 
-    async def _decode(
+    async def decode_picture(
         self, tenant: str, data: bytes, warn: Callable[[str], None] = lambda _: None
     ) -> Pixels | BadImage:
+        """Decodes one picture on the decoders' threads, in the tenant's turn.
+
+        Args:
+            tenant: whose turn it takes.
+            data: the picture's file.
+            warn: told what was wrong with a picture that is read all the same.
+
+        Returns:
+            Pixels, uint8 [3, size, size]; or the reason why there are none.
+        """
         try:
             pixels = await self._in_turn(
-                tenant, decode, data, self._clip.spec, self._limits.image, warn
+                tenant, decode_image, data, self._clip.spec, self._limits.image, warn
             )
         except BadImage as error:
             metrics.IMAGES.labels("rejected").inc()
@@ -233,7 +259,7 @@ class Classifier:
         metrics.IMAGES.labels("accepted").inc()
         return pixels
 
-    async def _text_features(self, question: Question, lease: Lease) -> NDArray[np.float32]:
+    async def text_features_of(self, question: Question, lease: Lease) -> NDArray[np.float32]:
         """[C, e], from memory where it was made before: by weights, templates and class."""
         weights = question.version.sha256 if question.version else ""
         keys = [(weights, question.templates, name) for name in question.classes]
@@ -284,12 +310,12 @@ class Classifier:
         if not rows:
             return []
         with tracing.span("queue and device", rows=len(rows)):
-            self._engine.submit(rows)
+            self.engine.submit(rows)
             waiting = [asyncio.wrap_future(row.future) for row in rows]
             try:
                 results = await asyncio.gather(*waiting, return_exceptions=True)
             except asyncio.CancelledError:  # the client has gone, or the deadline passed
-                self._engine.withdraw(rows)
+                self.engine.withdraw(rows)
                 raise
         for result in results:
             alone = one_by_one and isinstance(result, Exception)

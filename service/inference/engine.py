@@ -36,20 +36,21 @@ class Engine:
     ) -> None:
         self._backend, self._max_batch = backend, max_batch
         self.gate = AdmissionGate(max_queue_seconds)
-        self._queue = FairQueue(max_queued_rows)
+        self.queue = FairQueue(max_queued_rows)
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._wake = threading.Condition()
-        self._stopping = False
+        self.stopping = False
         self._failing = False  # the model could not run when it was tried last
         self._thread = threading.Thread(target=self._loop, name="device", daemon=True)
 
     def start(self) -> None:
+        """Starts the device thread."""
         self._thread.start()
 
     def stop(self) -> None:
         """Finishes what was accepted, then ends the thread."""
         with self._wake:
-            self._stopping = True
+            self.stopping = True
             self._wake.notify()
         self._thread.join()
 
@@ -62,8 +63,8 @@ class Engine:
         """
         with self._wake:
             self._check_running()
-            self._queue.put(rows)
-            metrics.QUEUED_ROWS.set(len(self._queue))
+            self.queue.put(rows)
+            metrics.QUEUED_ROWS.set(len(self.queue))
             self._wake.notify()
 
     def withdraw(self, rows: Sequence[Row]) -> None:
@@ -71,8 +72,8 @@ class Engine:
         for row in rows:
             row.future.cancel()
         with self._wake:
-            self._queue.withdraw(rows)
-            metrics.QUEUED_ROWS.set(len(self._queue))
+            self.queue.withdraw(rows)
+            metrics.QUEUED_ROWS.set(len(self.queue))
 
     def call(self, function: Callable[[], Any]) -> "Future[Any]":
         """Runs a function on the device's thread, between two batches."""
@@ -106,18 +107,18 @@ class Engine:
             self._failing = False
 
     def _check_running(self) -> None:
-        if self._stopping:
+        if self.stopping:
             raise Unavailable("the server is shutting down")
 
     def _loop(self) -> None:
         while True:
             with self._wake:
-                while not (self._calls or len(self._queue) or self._stopping):
+                while not (self._calls or len(self.queue) or self.stopping):
                     self._wake.wait()
-                calls, rows = list(self._calls), self._queue.take(self._max_batch)
+                calls, rows = list(self._calls), self.queue.take(self._max_batch)
                 self._calls.clear()
-                metrics.QUEUED_ROWS.set(len(self._queue))
-                if not calls and not rows and self._stopping and not len(self._queue):
+                metrics.QUEUED_ROWS.set(len(self.queue))
+                if not calls and not rows and self.stopping and not len(self.queue):
                     return
             for function, future in calls:
                 _settle(future, function)

@@ -1,5 +1,7 @@
-"""ONNX Runtime as a backend. The bank's tensors are inputs of the graphs, bound where they lie, so
-that a swap is a write to memory and never a new session.
+"""ONNX Runtime as a backend.
+
+The bank's tensors are inputs of the graphs, bound where they lie. So a swap is a write to memory
+and never a new session.
 
 The graphs are float32 and made from the torch model at the first use, then kept in a folder named
 by the weights' fingerprint.
@@ -62,6 +64,7 @@ class OnnxBackend(TorchBackend):
             self.name = "onnx-int8"
 
     def images(self, pixels: Sequence[Pixels], slots: Sequence[int]) -> Features:
+        """See `Backend.images`."""
         rows = torch.from_numpy(np.stack(pixels))
         if not self._alone:
             return self._image({"pixels": rows}, slots, self._bank.image)
@@ -71,6 +74,7 @@ class OnnxBackend(TorchBackend):
 
     @torch.inference_mode()
     def texts(self, prompts: Sequence[str], slots: Sequence[int]) -> Features:
+        """See `Backend.texts`."""
         tokens, ids = self._lower_text(prompts)
         return self._text({"tokens": tokens.float(), "ids": ids}, slots, self._bank.text)
 

@@ -18,11 +18,24 @@ class Backend(Protocol):
     name: str
     picture_size: int  # S of [3, S, S]
 
-    def images(self, pixels: Sequence[Pixels], slots: Sequence[int]) -> Features: ...
+    def images(self, pixels: Sequence[Pixels], slots: Sequence[int]) -> Features:
+        """Unit features of pictures, float32 [n, dimensions].
 
-    def texts(self, prompts: Sequence[str], slots: Sequence[int]) -> Features: ...
+        Args:
+            pixels: n pictures, uint8 [3, size, size] each.
+            slots: the bank's slot for each of them.
+        """
 
-    def write(self, slot: int, weights: AdapterWeights) -> None: ...
+    def texts(self, prompts: Sequence[str], slots: Sequence[int]) -> Features:
+        """Unit features of prompts, float32 [n, dimensions].
+
+        Args:
+            prompts: n texts.
+            slots: the bank's slot for each of them.
+        """
+
+    def write(self, slot: int, weights: AdapterWeights) -> None:
+        """Puts an adapter's weights into a slot of the bank."""
 
     def check(self) -> None:
         """Runs a blank picture and a prompt on the frozen CLIP; raises what the device raises."""

@@ -13,12 +13,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from adapters.artifact import Artifact, check_clip, decode, sha256
+from adapters.artifact import Artifact, check_clip, decode_artifact, sha256
 from adapters.bank import FROZEN, AdapterWeights
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadArtifact, DoesNotFit
 from service import metrics
-from service.caches import Recent
+from service.caches import BoundedCache
 from service.errors import NotFound
 from service.inference.engine import Engine
 from service.inference.version import ServedVersion
@@ -61,7 +61,7 @@ class Tiers:
         self._pinned: dict[str, str] = dict.fromkeys(pinned, "")  # tenant/adapter → last sha256
         self._resident: OrderedDict[str, int] = OrderedDict()  # sha256 → slot, oldest use first
         self._leases: Counter[str] = Counter()
-        self._host: Recent[str, AdapterWeights] = Recent(host_adapters)
+        self._host: BoundedCache[str, AdapterWeights] = BoundedCache(host_adapters)
         self._loading: dict[str, asyncio.Task[Tier]] = {}
         self._released = asyncio.Condition()
         self._used: OrderedDict[str, float] = OrderedDict()  # sha256 → when, oldest first
@@ -132,7 +132,7 @@ class Tiers:
             raise BadArtifact(f"{name} is missing") from error
         if sha256(data) != version.sha256:
             raise BadArtifact(f"{name} was changed")
-        artifact: Artifact = decode(data)
+        artifact: Artifact = decode_artifact(data)
         check_clip(artifact.manifest, self._clip)
         return artifact.weights
 

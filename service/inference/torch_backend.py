@@ -10,18 +10,20 @@ from torch.nn.utils.rnn import pad_sequence
 from adapters.bank import FROZEN, AdapterWeights, Bank
 from adapters.clip import FrozenCLIP
 from adapters.pixels import Pixels
-from service.caches import Recent
+from service.caches import BoundedCache
 from service.inference.protocol import Features
 
 
 class LowerText:
-    """What the blocks below the first adapter make of a prompt: the same for every tenant, so it is
-    kept by prompt, least recently used out.
+    """The tokens of prompts at the first adapter's block.
+
+    They are the same for every tenant, so they are kept by prompt. The one that was used longest
+    ago makes room.
     """
 
     def __init__(self, clip: FrozenCLIP, first: int, limit: int) -> None:
         self._clip, self._first = clip, first
-        self._known: Recent[str, tuple[Tensor, Tensor]] = Recent(limit)
+        self._known: BoundedCache[str, tuple[Tensor, Tensor]] = BoundedCache(limit)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -61,6 +63,7 @@ class TorchBackend:
 
     @torch.inference_mode()
     def images(self, pixels: Sequence[Pixels], slots: Sequence[int]) -> Features:
+        """See `Backend.images`."""
         first = self._bank.image.first
         rows = torch.from_numpy(np.stack(pixels))  # uint8 [B, 3, S, S]
         tokens = self._clip.image_lower(rows, first)
@@ -68,12 +71,14 @@ class TorchBackend:
 
     @torch.inference_mode()
     def texts(self, prompts: Sequence[str], slots: Sequence[int]) -> Features:
+        """See `Backend.texts`."""
         tokens, ids = self._lower_text(prompts)
         delta = self._bank.text.delta(slots)
         return as_array(self._clip.text_upper(tokens, ids, self._bank.text.first, delta))
 
     @torch.inference_mode()
     def write(self, slot: int, weights: AdapterWeights) -> None:
+        """See `Backend.write`."""
         self._bank.write(slot, weights)
 
     def check(self) -> None:
@@ -83,8 +88,10 @@ class TorchBackend:
         self.texts(["a"], [FROZEN])
 
     def ping(self) -> None:
+        """Does a product on the device and waits for it."""
         torch.ones(1, device=self._clip.device).sum().item()
 
 
 def as_array(features: Tensor) -> Features:
+    """Features as float32 in the host's memory."""
     return features.cpu().numpy()

@@ -19,6 +19,10 @@ class ServedVersion(Protocol):
         """The version's number, from 1."""
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes it was fitted on."""
+
+    @property
     def sha256(self) -> str:
         """The SHA-256 of the whole artifact file, in hexadecimal."""
 

@@ -9,7 +9,7 @@ from service.records.datasets import Datasets, Usage
 from service.records.formats import check_blobs
 from service.records.jobs import Bounds, Jobs
 from service.records.rates import Rate, Rates
-from service.records.store import Store, connect
+from service.records.store import RecordStore, connect
 from service.records.tenants import Tenants
 from service.settings import Settings
 from training.jobs import make_broker
@@ -18,11 +18,11 @@ _RATES_TIMEOUT = 0.2  # seconds: a call is let through rather than kept waiting
 _DAY_SECONDS = 24 * 3600
 
 
-@dataclass(frozen=True, slots=True)
-class Registry:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
     """One noun, one member."""
 
-    store: Store
+    store: RecordStore
     blobs: Blobs
     tenants: Tenants
     datasets: Datasets
@@ -31,8 +31,13 @@ class Registry:
     rates: Rates
 
     def refuse_newer(self) -> None:
-        """Raises NewerFormat. A store that is away is not waited for: each new connection to Redis
-        looks again."""
+        """Refuses records and blobs that a newer release wrote.
+
+        It does not wait for a store that is away: each new connection to Redis looks again.
+
+        Raises:
+            NewerFormat: a newer release wrote them.
+        """
         for look in (self.store.ping, lambda: check_blobs(self.blobs)):
             try:
                 look()
@@ -42,22 +47,22 @@ class Registry:
                 continue
 
 
-def open_registry(redis_url: str, blob_url: str, settings: Settings) -> Registry:
+def open_records(redis_url: str, blob_url: str, settings: Settings) -> Records:
     """Connects at the first use; nothing fails here."""
     store, blobs = connect(redis_url), Blobs(blob_url, settings.s3_keys())
     broker = make_broker(store)  # so that a Redis that is away is Unavailable here too
-    return Registry(
-        store,
-        blobs,
-        Tenants(store, blobs, settings.max_tenant_keys),
-        Datasets(
+    return Records(
+        store=store,
+        blobs=blobs,
+        tenants=Tenants(store, blobs, settings.max_tenant_keys),
+        datasets=Datasets(
             store,
             blobs,
             Usage(
                 settings.max_tenant_images, settings.max_tenant_bytes, settings.max_tenant_datasets
             ),
         ),
-        Jobs(
+        jobs=Jobs(
             store,
             broker,
             Bounds(
@@ -68,8 +73,8 @@ def open_registry(redis_url: str, blob_url: str, settings: Settings) -> Registry
                 settings.job_days * _DAY_SECONDS,
             ),
         ),
-        Adapters(store, blobs),
-        Rates(
+        adapters=Adapters(store, blobs),
+        rates=Rates(
             connect(redis_url, _RATES_TIMEOUT),
             {
                 "classify": Rate(settings.classify_rate, settings.classify_burst),

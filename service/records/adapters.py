@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from adapters.artifact import Manifest, decode, sha256
+from adapters.artifact import Manifest, decode_artifact, sha256
 from adapters.errors import BadArtifact
 from service.errors import Conflict, NotFound
 from service.records.blobs import Blobs
-from service.records.store import Page, Store, members, tenant_key
+from service.records.store import Page, RecordStore, members, tenant_redis_key
 
 LeftOut = Callable[[str, str], None]  # is told a blob's path, and why it was left out
 _LOCK_SECONDS = 30.0  # a publish writes two small records
@@ -26,7 +26,7 @@ return 1
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
     """One fitted version: what the server must know before it has the file, and its metrics."""
 
@@ -45,6 +45,7 @@ class Version:
 
     @property
     def path(self) -> str:
+        """Where its artifact lies in the object store."""
         return version_path(_folder(self.tenant, self.adapter), self.number)
 
 
@@ -60,7 +61,7 @@ class Adapter:
 class Adapters:
     """Adds, publishes, finds and deletes versions."""
 
-    def __init__(self, store: Store, blobs: Blobs) -> None:
+    def __init__(self, store: RecordStore, blobs: Blobs) -> None:
         self._store, self._blobs = store, blobs
 
     def next_number(self, tenant: str, adapter: str) -> int:
@@ -76,7 +77,7 @@ class Adapters:
         version = version_of(manifest, data)
         if not self._blobs.create(version.path, data):
             data = self._blobs.get(version.path)
-            version = version_of(decode(data).manifest, data)
+            version = version_of(decode_artifact(data).manifest, data)
         self._record(version)
         return version
 
@@ -85,7 +86,7 @@ class Adapters:
         versions = self._name(tenant, adapter, "versions")
         with self._store.pipeline() as pipe:
             pipe.hset(versions, str(version.number), json.dumps(asdict(version)))
-            pipe.zadd(tenant_key(tenant, "adapters"), {adapter: 0})
+            pipe.zadd(tenant_redis_key(tenant, "adapters"), {adapter: 0})
             pipe.execute()
 
     def publish(
@@ -121,6 +122,11 @@ class Adapters:
             return None
 
     def get(self, tenant: str, adapter: str) -> Adapter:
+        """An adapter with its versions.
+
+        Raises:
+            NotFound: there is none of this name.
+        """
         (found,) = self._read_all(tenant, [adapter])
         if found is None:
             raise NotFound(f"there is no adapter {adapter!r}")
@@ -128,7 +134,7 @@ class Adapters:
 
     def page(self, tenant: str, limit: int, cursor: str | None) -> Page[Adapter]:
         """A page of the tenant's adapters, without those that went while it was read."""
-        page = members(self._store, tenant_key(tenant, "adapters"), limit, cursor)
+        page = members(self._store, tenant_redis_key(tenant, "adapters"), limit, cursor)
         found = self._read_all(tenant, page.items)
         return Page([adapter for adapter in found if adapter], page.cursor)
 
@@ -171,29 +177,35 @@ class Adapters:
             versions = self._name(tenant, adapter, "versions")
             self._store.hdel(versions, str(number))
             if not self._store.hlen(versions):
-                self._store.zrem(tenant_key(tenant, "adapters"), adapter)
+                self._store.zrem(tenant_redis_key(tenant, "adapters"), adapter)
             self._blobs.delete(version.path)
 
     def delete(self, tenant: str, adapter: str) -> None:
         """Deletes an adapter with all its versions; their numbers are not given out again."""
         self.get(tenant, adapter)
         with self._lock(tenant, adapter), self._store.pipeline() as pipe:
-            pipe.zrem(tenant_key(tenant, "adapters"), adapter)
+            pipe.zrem(tenant_redis_key(tenant, "adapters"), adapter)
             pipe.hdel(self._name(tenant, adapter), "live")
             pipe.delete(self._name(tenant, adapter, "versions"))
             pipe.execute()
             self._blobs.delete_all(_folder(tenant, adapter))
 
     def restore(self, tenant: str, adapter: str, left_out: LeftOut) -> None:
-        """Makes the records of one adapter anew from its blobs; `left_out` is told the path of each
-        file that cannot be read, and why. It stays where it is, and its number stays taken."""
+        """Makes the records of one adapter anew from its blobs.
+
+        Args:
+            tenant: whose adapter it is.
+            adapter: its name.
+            left_out: is told the path of each file that cannot be read, and why. The file stays
+                where it is, and its number stays taken.
+        """
         folder, last = _folder(tenant, adapter), 0
         for path in self._blobs.paths(f"{folder}/versions"):
             number = path.rsplit("/", 1)[1].removesuffix(".safetensors")
             last = max(last, int(number) if number.isdecimal() else 0)
             data = self._blobs.get(path)
             try:
-                version = version_of(decode(data).manifest, data)
+                version = version_of(decode_artifact(data).manifest, data)
             except BadArtifact as error:
                 left_out(path, str(error))
             else:
@@ -217,24 +229,24 @@ class Adapters:
 
     @staticmethod
     def _name(tenant: str, adapter: str, *parts: str) -> str:
-        return tenant_key(tenant, "adapter", adapter, *parts)
+        return tenant_redis_key(tenant, "adapter", adapter, *parts)
 
 
 def version_of(manifest: Manifest, data: bytes) -> Version:
     """The record of an artifact, from what its file says of itself and its bytes."""
     return Version(
-        manifest.tenant,
-        manifest.adapter,
-        manifest.version,
-        sha256(data),
-        len(data),
-        manifest.clip,
-        manifest.fingerprint,
-        manifest.classes,
-        manifest.template,
-        manifest.logit_scale,
-        manifest.created_at,
-        manifest.info.get("metrics", {}),
+        tenant=manifest.tenant,
+        adapter=manifest.adapter,
+        number=manifest.version,
+        sha256=sha256(data),
+        bytes=len(data),
+        clip=manifest.clip,
+        fingerprint=manifest.fingerprint,
+        classes=manifest.classes,
+        template=manifest.template,
+        logit_scale=manifest.logit_scale,
+        created_at=manifest.created_at,
+        metrics=manifest.info.get("metrics", {}),
     )
 
 

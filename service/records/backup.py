@@ -1,9 +1,10 @@
-"""A whole deployment in one file: every blob of every tenant, in a tar that is read before it is
-believed. Redis is made anew from it (`service.records.restore`); the keys of tenants are in it
-as hashes.
+"""A whole deployment in one file.
 
-What jobs and Redis alone know is not: jobs and their history, idempotency keys, the names of
-pictures' files, the numbers of deleted versions. Nor is the admin key.
+The file is a tar with every blob of every tenant. It is read whole before anything of it is used.
+Redis is made anew from it (`service.records.restore`). Tenants' API keys are in it as hashes.
+
+It does not hold what Redis alone knows: jobs and their history, idempotency keys, the names of
+pictures' files, the numbers of deleted versions. It does not hold the admin key.
 
 Consistent while the service runs, without a lock: pictures and versions never change, and what
 points to them is written after them. So they are copied first, then what points to them, outermost
@@ -28,7 +29,7 @@ from typing import IO
 
 from service.archives import BROKEN, Careful, unpacked
 from service.errors import Conflict, Invalid, NotFound
-from service.records import Registry
+from service.records import Records
 from service.records.adapters import LeftOut, live_version, version_path
 from service.records.blobs import Blobs
 from service.records.formats import BLOB, FORMAT, check_blobs, check_format, mark_blobs, version_in
@@ -83,30 +84,39 @@ def backup(blobs: Blobs, file: Path) -> int:
     return tally.blobs
 
 
-def restore_backup(registry: Registry, file: Path, left_out: LeftOut = log_left_out) -> int:
-    """Fills an empty deployment; the number of tenants. The file is read twice: nothing is written
-    before all of it was found to be good.
+def restore_backup(records: Records, file: Path, left_out: LeftOut = log_left_out) -> int:
+    """Fills an empty deployment from a backup.
+
+    The file is read twice: nothing is written before all of it was found to be good.
+
+    Args:
+        records: an empty deployment.
+        file: the backup.
+        left_out: is told the path of each file that cannot be read, and why.
+
+    Returns:
+        The number of tenants.
 
     Raises:
         Conflict: there are records or blobs already.
         NewerFormat: a newer release wrote the file, or what is stored.
         Invalid: it is no backup, or cut short, or changed.
     """
-    registry.refuse_newer()
-    _refuse_used(registry)
+    records.refuse_newer()
+    _refuse_used(records)
     for _ in _entries(file):
         pass
     for path, data in _entries(file):
-        if not registry.blobs.create(path, data):
+        if not records.blobs.create(path, data):
             raise Conflict(f"{path} is there already; nothing of it was overwritten")
-    mark_blobs(registry.blobs)
-    return restore(registry, left_out)
+    mark_blobs(records.blobs)
+    return restore(records, left_out)
 
 
-def _refuse_used(registry: Registry) -> None:
-    blobs = (path for path in registry.blobs.paths("") if path != BLOB)
-    records = (key for key in registry.store.scan_iter(match=f"{PREFIX}:*") if key != FORMAT_KEY)
-    for what, names in (("the object store", blobs), ("Redis", records)):
+def _refuse_used(records: Records) -> None:
+    blobs = (path for path in records.blobs.paths("") if path != BLOB)
+    kept = (key for key in records.store.scan_iter(match=f"{PREFIX}:*") if key != FORMAT_KEY)
+    for what, names in (("the object store", blobs), ("Redis", kept)):
         if (name := next(names, None)) is not None:
             raise Conflict(f"{what} is not empty (it has {name}); a backup goes into empty ones")
 

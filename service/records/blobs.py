@@ -49,6 +49,11 @@ class Blobs:
             )
 
     def put(self, path: str, data: bytes) -> None:
+        """Writes a file, over one that is there.
+
+        Raises:
+            Unavailable: the object store does not answer or has no room.
+        """
         with _translated(path):
             obstore.put(self._store, path, data)
 

@@ -1,4 +1,6 @@
-"""Data sets: labelled pictures of a tenant. The blobs alone say all but the file names:
+"""Data sets: labelled pictures of a tenant.
+
+The blobs alone say everything but the file names:
 
 tenants/T/datasets/D/dataset.json               its name
 tenants/T/datasets/D/images/LABEL/label.json    a class (LABEL is a hash, for any name is allowed)
@@ -14,11 +16,11 @@ from typing import Any
 
 from service.errors import Invalid, NotFound, OverQuota, Problem
 from service.records.blobs import Blobs
-from service.records.store import Page, Store, members, new_id, now, tenant_key
+from service.records.store import Page, RecordStore, members, new_id, now, tenant_redis_key
 from training.data import Sample
 
 _MAX_CURSOR = 19  # digits of 64 bits
-_RESERVED_SECONDS = 600  # a place that was taken for a picture and not used by then is free again
+RESERVED_SECONDS = 600  # a place that was taken for a picture and not used by then is free again
 
 # Each is one step for Redis, so that the counts of a tenant agree with what is stored, whatever
 # happens at once, and may be repeated: the client does so when the connection broke before the
@@ -138,8 +140,8 @@ class Image:
 class Datasets:
     """Makes, fills, reads and deletes data sets, and counts what each tenant has."""
 
-    def __init__(self, store: Store, blobs: Blobs, quota: Usage) -> None:
-        self._store, self._blobs, self._quota = store, blobs, quota
+    def __init__(self, store: RecordStore, blobs: Blobs, quota: Usage) -> None:
+        self._store, self._blobs, self.quota = store, blobs, quota
 
     def create(self, tenant: str, name: str) -> Dataset:
         """Makes an empty data set.
@@ -147,8 +149,8 @@ class Datasets:
         Raises:
             OverQuota: the tenant has as many as allowed.
         """
-        dataset, most = Dataset(new_id("dataset"), name, now(), {}), self._quota.datasets
-        datasets = tenant_key(tenant, "datasets")
+        dataset, most = Dataset(new_id("dataset"), name, now(), {}), self.quota.datasets
+        datasets = tenant_redis_key(tenant, "datasets")
         count = int(self._store.eval(_TAKE_NAME, 1, datasets, dataset.id, most))
         if count >= 0:
             raise OverQuota("data sets", most, count)
@@ -160,15 +162,21 @@ class Datasets:
         return dataset
 
     def save(self, tenant: str, dataset: Dataset) -> None:
+        """Writes a data set's record and its file."""
         record = {k: v for k, v in asdict(dataset).items() if k != "labels"}
         manifest = json.dumps(record)
         self._blobs.put(f"{_folder(tenant, dataset.id)}/dataset.json", manifest.encode())
         with self._store.pipeline() as pipe:
-            pipe.set(tenant_key(tenant, "dataset", dataset.id), manifest)
-            pipe.zadd(tenant_key(tenant, "datasets"), {dataset.id: 0})
+            pipe.set(tenant_redis_key(tenant, "dataset", dataset.id), manifest)
+            pipe.zadd(tenant_redis_key(tenant, "datasets"), {dataset.id: 0})
             pipe.execute()
 
     def get(self, tenant: str, dataset_id: str) -> Dataset:
+        """A data set and its number of photos per class.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
         (found,) = self._read_all(tenant, [dataset_id])
         if found is None:
             raise NotFound(f"there is no data set {dataset_id}")
@@ -176,7 +184,7 @@ class Datasets:
 
     def page(self, tenant: str, limit: int, cursor: str | None) -> Page[Dataset]:
         """A page of the tenant's data sets, without those that went while it was read."""
-        page = members(self._store, tenant_key(tenant, "datasets"), limit, cursor)
+        page = members(self._store, tenant_redis_key(tenant, "datasets"), limit, cursor)
         found = self._read_all(tenant, page.items)
         return Page([dataset for dataset in found if dataset], page.cursor)
 
@@ -184,8 +192,8 @@ class Datasets:
         """The data sets by their ids, in one round trip; None for one that is not there."""
         with self._store.pipeline() as pipe:
             for dataset_id in ids:
-                pipe.get(tenant_key(tenant, "dataset", dataset_id))
-                pipe.hgetall(tenant_key(tenant, "dataset", dataset_id, "labels"))
+                pipe.get(tenant_redis_key(tenant, "dataset", dataset_id))
+                pipe.hgetall(tenant_redis_key(tenant, "dataset", dataset_id, "labels"))
             answers = pipe.execute()
         found: list[Dataset | None] = []
         for record, labels in zip(answers[::2], answers[1::2], strict=True):
@@ -201,16 +209,16 @@ class Datasets:
             NotFound: the data set was deleted.
         """
         digest = hashlib.sha256(sample.data).hexdigest()
-        images = tenant_key(tenant, "dataset", dataset_id, "images")
+        images = tenant_redis_key(tenant, "dataset", dataset_id, "images")
         before = self._store.hget(images, digest)
         if before is not None:
             return Added(json.loads(before)["label"], digest, new=False)
         size = len(sample.data)
-        place = self._take_place(tenant, size)
+        place = self.take_place(tenant, size)
         try:
-            self._put(tenant, dataset_id, sample, digest)
+            self.put_file(tenant, dataset_id, sample, digest)
             label, name = sample.label, sample.name
-            outcome = self._record(tenant, dataset_id, label, digest, name, size, place)
+            outcome = self.record(tenant, dataset_id, label, digest, name, size, place)
         except Exception:
             self._run(_GIVE_BACK, tenant, dataset_id, place)
             raise
@@ -221,12 +229,13 @@ class Datasets:
             raise NotFound(f"there is no data set {dataset_id}")
         return Added(sample.label, digest, new=outcome == "new")
 
-    def _put(self, tenant: str, dataset_id: str, sample: Sample, digest: str) -> None:
+    def put_file(self, tenant: str, dataset_id: str, sample: Sample, digest: str) -> None:
+        """Writes a photo's file."""
         folder = _class_folder(tenant, dataset_id, sample.label)
         self._blobs.put(f"{folder}/label.json", json.dumps({"label": sample.label}).encode())
         self._blobs.put(f"{folder}/{digest}", sample.data)
 
-    def _record(
+    def record(
         self,
         tenant: str,
         dataset_id: str,
@@ -241,11 +250,11 @@ class Datasets:
         outcome: str = self._run(_RECORD, tenant, dataset_id, digest, record, label, size, place)
         return outcome
 
-    def _take_place(self, tenant: str, size: int) -> str:
+    def take_place(self, tenant: str, size: int) -> str:
         """Counts a picture before it is stored. Raises OverQuota."""
-        limits, place = asdict(self._quota), f"{secrets.token_hex(8)}:{size}"
+        limits, place = asdict(self.quota), f"{secrets.token_hex(8)}:{size}"
         most = limits["images"], limits["bytes"]
-        refused = self._run(_TAKE, tenant, "", *most, place, _RESERVED_SECONDS)
+        refused = self._run(_TAKE, tenant, "", *most, place, RESERVED_SECONDS)
         if refused:
             name, used = refused
             wanted = {"images": 1, "bytes": size}[name]
@@ -267,7 +276,11 @@ class Datasets:
         While pictures come and go one may be in two pages, but one that stays is in one at least.
         """
         self.get(tenant, dataset_id)
-        name, found, at = tenant_key(tenant, "dataset", dataset_id, "images"), [], _position(cursor)
+        name, found, at = (
+            tenant_redis_key(tenant, "dataset", dataset_id, "images"),
+            [],
+            _position(cursor),
+        )
         while True:
             at, some = self._store.hscan(name, at, count=limit)
             images = (_image(digest, record) for digest, record in some.items())
@@ -278,7 +291,7 @@ class Datasets:
     def image(self, tenant: str, dataset_id: str, digest: str) -> Image:
         """Raises NotFound."""
         self.get(tenant, dataset_id)
-        images = tenant_key(tenant, "dataset", dataset_id, "images")
+        images = tenant_redis_key(tenant, "dataset", dataset_id, "images")
         record = self._store.hget(images, digest)
         if record is None:
             raise NotFound(f"there is no picture {digest[:64]} in this data set")
@@ -297,7 +310,7 @@ class Datasets:
         after = replace(before, label=label)
         if before.label != label:
             sample = Sample(label, before.name, self.data(tenant, dataset_id, before))
-            self._put(tenant, dataset_id, sample, digest)
+            self.put_file(tenant, dataset_id, sample, digest)
             record = json.dumps({"label": label, "name": after.name, "bytes": after.bytes})
             if self._run(_MOVE, tenant, dataset_id, digest, label, record) is None:
                 before = after  # deleted meanwhile
@@ -307,28 +320,33 @@ class Datasets:
     def usage(self, tenant: str) -> Usage:
         """What a tenant has."""
         with self._store.pipeline() as pipe:
-            pipe.get(tenant_key(tenant, "images"))
-            pipe.get(tenant_key(tenant, "bytes"))
-            pipe.zcard(tenant_key(tenant, "datasets"))
+            pipe.get(tenant_redis_key(tenant, "images"))
+            pipe.get(tenant_redis_key(tenant, "bytes"))
+            pipe.zcard(tenant_redis_key(tenant, "datasets"))
             images, size, datasets = pipe.execute()
         return Usage(int(images or 0), int(size or 0), datasets)
 
     def _run(self, script: str, tenant: str, dataset_id: str, *args: Any) -> Any:
-        keys = [tenant_key(tenant, "images"), tenant_key(tenant, "bytes")]
+        keys = [tenant_redis_key(tenant, "images"), tenant_redis_key(tenant, "bytes")]
         for parts in ((), ("images",), ("labels",), ("bytes",)):
-            keys.append(tenant_key(tenant, "dataset", dataset_id, *parts))
-        keys += [tenant_key(tenant, "datasets"), tenant_key(tenant, "places")]
+            keys.append(tenant_redis_key(tenant, "dataset", dataset_id, *parts))
+        keys += [tenant_redis_key(tenant, "datasets"), tenant_redis_key(tenant, "places")]
         return self._store.eval(script, len(keys), *keys, *args)
 
     def samples(self, tenant: str, dataset_id: str) -> Iterator[Sample]:
         """Its pictures, by class and digest, so that the same data set is read the same way."""
         self.get(tenant, dataset_id)
-        stored = self._store.hgetall(tenant_key(tenant, "dataset", dataset_id, "images"))
+        stored = self._store.hgetall(tenant_redis_key(tenant, "dataset", dataset_id, "images"))
         images = [_image(digest, record) for digest, record in stored.items()]
         for image in sorted(images, key=lambda image: (image.label, image.digest)):
             yield Sample(image.label, image.name, self.data(tenant, dataset_id, image))
 
     def delete(self, tenant: str, dataset_id: str) -> None:
+        """Deletes a data set and its photos.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
         self.get(tenant, dataset_id)
         self._run(_DELETE, tenant, dataset_id, dataset_id)
         self._blobs.delete(f"{_folder(tenant, dataset_id)}/dataset.json")  # first: see restore
@@ -340,23 +358,23 @@ class Datasets:
         self.save(
             tenant, Dataset(**json.loads(self._blobs.get(f"{folder}/dataset.json")), labels={})
         )
-        self._store.delete(tenant_key(tenant, "dataset", dataset_id, "bytes"))
+        self._store.delete(tenant_redis_key(tenant, "dataset", dataset_id, "bytes"))
         seen: dict[str, int] = {}  # one that was being moved lies in two classes
         for path, size in sorted(self._blobs.sizes(f"{folder}/images")):
             place, name = path.rsplit("/", 1)
             if name != "label.json" and name not in seen:
                 label = json.loads(self._blobs.get(f"{place}/label.json"))["label"]
-                self._record(tenant, dataset_id, label, name, name, size)
+                self.record(tenant, dataset_id, label, name, name, size)
                 seen[name] = size
         total = sum(seen.values())
-        self._store.set(tenant_key(tenant, "dataset", dataset_id, "bytes"), total)
+        self._store.set(tenant_redis_key(tenant, "dataset", dataset_id, "bytes"), total)
         return Usage(len(seen), total, 1)
 
     def restore_usage(self, tenant: str, found: list[Usage]) -> None:
         """Counts a tenant anew, from what `restore` found in each of its data sets."""
         with self._store.pipeline() as pipe:
-            pipe.set(tenant_key(tenant, "images"), sum(usage.images for usage in found))
-            pipe.set(tenant_key(tenant, "bytes"), sum(usage.bytes for usage in found))
+            pipe.set(tenant_redis_key(tenant, "images"), sum(usage.images for usage in found))
+            pipe.set(tenant_redis_key(tenant, "bytes"), sum(usage.bytes for usage in found))
             pipe.execute()
 
 

@@ -1,6 +1,5 @@
 """What a tenant may set of a fit: a small part of `FitSettings`, with bounds."""
 
-import unicodedata
 from dataclasses import replace
 from typing import Annotated
 
@@ -8,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from adapters.classify import TEMPLATE
 from adapters.clip import FrozenCLIP
+from adapters.names import has_control
 from training.fit import FitSettings, default_settings
 
 
@@ -20,7 +20,7 @@ def _writable(text: str) -> str:
 
 def _shown(text: str) -> str:
     """A name is shown in lists, logs and terminals; NUL and other controls have no place there."""
-    if any(unicodedata.category(sign) == "Cc" for sign in text):
+    if has_control(text):
         raise ValueError("a control character")
     return text
 

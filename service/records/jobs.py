@@ -15,7 +15,15 @@ from typing import Any, Literal
 from dramatiq.brokers.redis import RedisBroker
 
 from service.errors import Conflict, NotFound, OverQuota
-from service.records.store import Page, Store, key, members, new_id, now, tenant_key
+from service.records.store import (
+    Page,
+    RecordStore,
+    members,
+    new_id,
+    now,
+    redis_key,
+    tenant_redis_key,
+)
 from training.fit import Progress
 from training.jobs import FitJob
 
@@ -104,7 +112,7 @@ for _, old in ipairs(redis.call('zrangebyscore', ended, 0, clock - seconds, 'LIM
 end
 return 1
 """
-_BUSY_TENANTS = key("tenants-with-jobs")
+_BUSY_TENANTS = redis_key("tenants-with-jobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,7 @@ class JobSpec:
     publish: Publish
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One fit and how it stands."""
 
@@ -138,26 +146,26 @@ class Job:
 
     @property
     def ended(self) -> bool:
+        """Whether its state is a last one."""
         return self.state in _ENDED
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one tenant may have; `parallel`: of its open jobs, how many workers may share at once;
-    `kept_seconds`: so long an ended job is kept."""
+    """How much of each kind one tenant may have."""
 
     open_jobs: int
     adapters: int
     versions: int  # of one adapter
-    parallel: int
-    kept_seconds: int
+    parallel: int  # of its open jobs, how many workers may work on at once
+    kept_seconds: int  # how long an ended job is kept
 
 
 class Jobs:
     """Takes jobs in, sends them out, and keeps how they stand."""
 
-    def __init__(self, store: Store, broker: RedisBroker, bounds: Bounds) -> None:
-        self._store, self._broker, self._bounds = store, broker, bounds
+    def __init__(self, store: RecordStore, broker: RedisBroker, bounds: Bounds) -> None:
+        self._store, self.broker, self.bounds = store, broker, bounds
 
     def create(
         self,
@@ -184,9 +192,9 @@ class Jobs:
 
     def _create(self, tenant: str, spec: JobSpec, idempotency_key: str | None) -> str:
         names = (("open-jobs",), ("adapters",), ("adapter", spec.adapter, "versions"), ("jobs",))
-        keys = [*(tenant_key(tenant, *name) for name in names), _BUSY_TENANTS]
-        keys += [_idempotency(tenant, idempotency_key or ""), tenant_key(tenant, "job")]
-        bounds = self._bounds
+        keys = [*(tenant_redis_key(tenant, *name) for name in names), _BUSY_TENANTS]
+        keys += [_idempotency(tenant, idempotency_key or ""), tenant_redis_key(tenant, "job")]
+        bounds = self.bounds
         limits = {
             "open jobs": bounds.open_jobs,
             "adapters": bounds.adapters,
@@ -203,13 +211,19 @@ class Jobs:
         return str(outcome)
 
     def get(self, tenant: str, job_id: str) -> Job:
+        """A job.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
         record = self._store.hgetall(_name(tenant, job_id))
         if "state" not in record:
             raise NotFound(f"there is no job {job_id}")
         return _read(tenant, job_id, record)
 
     def page(self, tenant: str, limit: int, cursor: str | None) -> Page[Job]:
-        page = members(self._store, tenant_key(tenant, "jobs"), limit, cursor)
+        """Part of a tenant's jobs, the oldest first."""
+        page = members(self._store, tenant_redis_key(tenant, "jobs"), limit, cursor)
         with self._store.pipeline() as pipe:
             for job_id in page.items:
                 pipe.hgetall(_name(tenant, job_id))
@@ -235,16 +249,16 @@ class Jobs:
     def dispatch(self, tenant: str) -> None:
         """Sends the tenant's first open jobs that were not sent yet."""
         open_jobs = self._store.zrange(
-            tenant_key(tenant, "open-jobs"), 0, self._bounds.parallel - 1
+            tenant_redis_key(tenant, "open-jobs"), 0, self.bounds.parallel - 1
         )
         for job_id in open_jobs:
             if self._must_send(tenant, job_id):
-                self._broker.enqueue(FitJob(tenant, job_id).to_message())
+                self.broker.enqueue(FitJob(tenant, job_id).to_message())
                 self._store.set(_name(tenant, job_id, "just-sent"), "1", ex=_LOST_SECONDS)
                 self._store.hset(_name(tenant, job_id), "sent", "1")
         if not open_jobs:
             self._store.srem(_BUSY_TENANTS, tenant)
-            if self._store.zcard(tenant_key(tenant, "open-jobs")):  # created meanwhile
+            if self._store.zcard(tenant_redis_key(tenant, "open-jobs")):  # created meanwhile
                 self._store.sadd(_BUSY_TENANTS, tenant)
 
     def _must_send(self, tenant: str, job_id: str) -> bool:
@@ -272,7 +286,7 @@ class Jobs:
         """Open jobs of all tenants."""
         with self._store.pipeline(transaction=False) as pipe:
             for tenant in self._store.smembers(_BUSY_TENANTS):
-                pipe.zcard(tenant_key(tenant, "open-jobs"))
+                pipe.zcard(tenant_redis_key(tenant, "open-jobs"))
             return sum(pipe.execute())
 
     def claim(self, job: FitJob, worker: str) -> Job | None:
@@ -291,6 +305,7 @@ class Jobs:
         return bool(self._store.eval(_RENEW, 2, *_leased(job), worker, LEASE_SECONDS))
 
     def release(self, job: FitJob, worker: str) -> None:
+        """Gives up the lease of a worker, so that another one may take the job."""
         name = _name(job.tenant, job.job, "lease")
         if self._store.get(name) == worker:
             self._store.delete(name)
@@ -316,13 +331,13 @@ class Jobs:
         mapping = {k: json.dumps(v) for k, v in fields.items() if v is not None} | {"state": state}
         flat = [part for pair in mapping.items() for part in pair]
         lists = ("open-jobs", "jobs", "ended-jobs", "job")
-        names = (name, *(tenant_key(tenant, part) for part in lists))
-        self._store.eval(_END, len(names), *names, job_id, now(), self._bounds.kept_seconds, *flat)
+        names = (name, *(tenant_redis_key(tenant, part) for part in lists))
+        self._store.eval(_END, len(names), *names, job_id, now(), self.bounds.kept_seconds, *flat)
         self.dispatch(tenant)
 
 
 def _name(tenant: str, job_id: str, *parts: str) -> str:
-    return tenant_key(tenant, "job", job_id, *parts)
+    return tenant_redis_key(tenant, "job", job_id, *parts)
 
 
 def _leased(job: FitJob) -> tuple[str, str]:
@@ -331,7 +346,7 @@ def _leased(job: FitJob) -> tuple[str, str]:
 
 def _idempotency(tenant: str, idempotency_key: str) -> str:
     digest = hashlib.sha256(idempotency_key.encode()).hexdigest()
-    return tenant_key(tenant, "idempotency", digest)
+    return tenant_redis_key(tenant, "idempotency", digest)
 
 
 def _read(tenant: str, job_id: str, record: dict[str, str]) -> Job:
@@ -339,18 +354,18 @@ def _read(tenant: str, job_id: str, record: dict[str, str]) -> Job:
         return json.loads(record[name]) if name in record else None
 
     return Job(
-        job_id,
-        tenant,
-        JobSpec(**json.loads(record["spec"])),
-        record["state"],  # type: ignore[arg-type]
-        record["created_at"],
-        record.get("started_at"),
-        record.get("finished_at"),
-        int(record.get("attempts", 0)),
-        loaded("progress"),
-        loaded("metrics"),
-        loaded("version"),
-        loaded("published"),
-        loaded("error"),
-        "cancel_requested" in record,
+        id=job_id,
+        tenant=tenant,
+        spec=JobSpec(**json.loads(record["spec"])),
+        state=record["state"],  # type: ignore[arg-type]
+        created_at=record["created_at"],
+        started_at=record.get("started_at"),
+        finished_at=record.get("finished_at"),
+        attempts=int(record.get("attempts", 0)),
+        progress=loaded("progress"),
+        metrics=loaded("metrics"),
+        version=loaded("version"),
+        published=loaded("published"),
+        error=loaded("error"),
+        cancel_requested="cancel_requested" in record,
     )

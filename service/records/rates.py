@@ -16,7 +16,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from service.errors import TooMany, Unavailable
-from service.records.store import Store, tenant_key
+from service.records.store import RecordStore, tenant_redis_key
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ class Rate:
 class Rates:
     """Counts calls. `store` should give up within a fraction of a second: nobody waits for this."""
 
-    def __init__(self, store: Store, rates: dict[str, Rate]) -> None:
-        self._store, self._rates = store, rates
+    def __init__(self, store: RecordStore, rates: dict[str, Rate]) -> None:
+        self.store, self._rates = store, rates
         self._own = _Own()
         self._away_until = 0.0
         self._lock = threading.Lock()
@@ -63,7 +63,7 @@ class Rates:
         rate = self._rates[kind]
         if not rate.per_second:
             return
-        name = tenant_key(tenant, "rate", kind)
+        name = tenant_redis_key(tenant, "rate", kind)
         wait = self._own.take(name, rate)
         if not wait:
             wait = self._shared(name, rate)
@@ -78,7 +78,7 @@ class Rates:
             return 0.0
         try:
             step = 1e6 / rate.per_second
-            return float(self._store.eval(_TAKE, 1, name, step, max(1, rate.burst))) / 1e6
+            return float(self.store.eval(_TAKE, 1, name, step, max(1, rate.burst))) / 1e6
         except Unavailable:
             self._pause()
             return 0.0

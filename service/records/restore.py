@@ -3,7 +3,7 @@
 import logging
 
 from service.errors import NotFound
-from service.records import Registry
+from service.records import Records
 from service.records.adapters import LeftOut
 from service.records.datasets import Usage
 from service.records.formats import check_blobs
@@ -13,10 +13,11 @@ log = logging.getLogger(__name__)
 
 
 def log_left_out(path: str, reason: str) -> None:
+    """Logs a file that was not restored, and why."""
     log.error("left out %s: %s", path, reason)
 
 
-def restore(registry: Registry, left_out: LeftOut = log_left_out) -> int:
+def restore(records: Records, left_out: LeftOut = log_left_out) -> int:
     """Reads every manifest and artifact header. Returns the number of tenants.
 
     What a crash left of something that was being deleted has no manifest, and stays deleted. An
@@ -25,11 +26,11 @@ def restore(registry: Registry, left_out: LeftOut = log_left_out) -> int:
     Raises:
         NewerFormat: a newer release wrote the blobs; nothing was done.
     """
-    check_blobs(registry.blobs)
+    check_blobs(records.blobs)
     tenants: set[str] = set()
     datasets: set[tuple[str, str]] = set()
     adapters: set[tuple[str, str]] = set()
-    for path in registry.blobs.paths("tenants"):
+    for path in records.blobs.paths("tenants"):
         match path.split("/"):
             case [_, tenant, "tenant.json"]:
                 tenants.add(tenant)
@@ -40,17 +41,17 @@ def restore(registry: Registry, left_out: LeftOut = log_left_out) -> int:
     for tenant in sorted(tenants):
         path = f"tenants/{tenant}/tenant.json"
         try:
-            registry.tenants.save(read_manifest(registry.blobs.get(path)))
+            records.tenants.save(read_manifest(records.blobs.get(path)))
         except NotFound:
             left_out(path, "the tenant was erased")
             tenants.discard(tenant)
     used: dict[str, list[Usage]] = {tenant: [] for tenant in tenants}
     for tenant, dataset in sorted(datasets):
         if tenant in tenants:
-            used[tenant].append(registry.datasets.restore(tenant, dataset))
+            used[tenant].append(records.datasets.restore(tenant, dataset))
     for tenant, found in used.items():
-        registry.datasets.restore_usage(tenant, found)
+        records.datasets.restore_usage(tenant, found)
     for tenant, adapter in sorted(adapters):
         if tenant in tenants:
-            registry.adapters.restore(tenant, adapter, left_out)
+            records.adapters.restore(tenant, adapter, left_out)
     return len(tenants)

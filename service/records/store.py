@@ -39,18 +39,24 @@ _PART = re.compile(r"[A-Za-z0-9._-]{0,200}")  # ids, names of adapters and of ki
 _WRITTEN_SECONDS = 60  # how long what `check_writes` wrote is kept
 
 
-class Store(redis.Redis):  # type: ignore[misc]
+class RecordStore(redis.Redis):  # type: ignore[misc]
     """Redis, with its errors translated."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Runs one command.
+
+        Raises:
+            Unavailable: Redis does not answer, or cannot write now.
+        """
         with _translated():
             return super().execute_command(*args, **options)
 
     def check_writes(self) -> None:
         """Raises Unavailable unless Redis answers and can write."""
-        self.set(key("written"), "1", ex=_WRITTEN_SECONDS)
+        self.set(redis_key("written"), "1", ex=_WRITTEN_SECONDS)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "_Pipeline":
+        """Commands sent together; in one transaction unless told otherwise."""
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
@@ -75,9 +81,9 @@ def _translated() -> Iterator[None]:
         raise
 
 
-def connect(url: str, timeout: float = _TIMEOUT) -> Store:
+def connect(url: str, timeout: float = _TIMEOUT) -> RecordStore:
     """Text in, text out. Connects at the first command; `timeout` in seconds."""
-    store: Store = Store.from_url(
+    store: RecordStore = RecordStore.from_url(
         url,
         decode_responses=True,
         socket_timeout=timeout,
@@ -103,14 +109,15 @@ def refuse_newer(connection: AbstractConnection) -> None:
         raise
 
 
-def key(*parts: str) -> str:
+def redis_key(*parts: str) -> str:
+    """A name of a key in Redis, under this service's prefix."""
     return ":".join((PREFIX, *parts))
 
 
-FORMAT_KEY = key("format")
+FORMAT_KEY = redis_key("format")
 
 
-def tenant_key(tenant: str, *parts: str) -> str:
+def tenant_redis_key(tenant: str, *parts: str) -> str:
     """A key of what belongs to a tenant: all under one prefix, so that it can be erased.
 
     Raises:
@@ -119,7 +126,7 @@ def tenant_key(tenant: str, *parts: str) -> str:
     for part in (tenant, *parts):
         if not _PART.fullmatch(part):
             raise NotFound(f"there is no {part[:100]!r}")
-    return key("tenant", tenant, *parts)
+    return redis_key("tenant", tenant, *parts)
 
 
 def new_id(kind: str) -> str:
@@ -140,7 +147,7 @@ class Page(Generic[T]):
     cursor: str | None
 
 
-def members(store: Store, name: str, limit: int, cursor: str | None) -> Page[str]:
+def members(store: RecordStore, name: str, limit: int, cursor: str | None) -> Page[str]:
     """A page of a sorted set's members in their own order, after `cursor`."""
     if cursor is not None and (len(cursor) > 200 or not cursor.isprintable()):
         raise Invalid("the cursor is not one that this list gave", Problem("cursor", "unknown"))

@@ -18,21 +18,23 @@ from service.records.formats import FORMAT, mark_blobs
 from service.records.store import (
     FORMAT_KEY,
     Page,
-    Store,
-    key,
+    RecordStore,
     members,
     new_id,
     now,
-    tenant_key,
+    redis_key,
+    tenant_redis_key,
 )
 
 Scope = Literal["classify", "manage"]  # the second holds all that the first does
 
-_TENANTS = key("tenants")
-_NAMES = key("tenant-names")
-_ERASED = key("erased-tenants")  # id → when what was written meanwhile is swept, seconds of time()
+_TENANTS = redis_key("tenants")
+_NAMES = redis_key("tenant-names")
+_ERASED = redis_key(
+    "erased-tenants"
+)  # id → when what was written meanwhile is swept, seconds of time()
 _LOCK_SECONDS = 30.0  # a change of keys writes two small records
-_SWEEP_AFTER = 120.0  # seconds; a request that was let in before the erasure has ended by then
+SWEEP_AFTER = 120.0  # seconds; a request that was let in before the erasure has ended by then
 
 # A tenant that is gone stays gone: a change of one without a record, or of an erased one, writes
 # nothing.
@@ -62,7 +64,7 @@ return false
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class ApiKey:
     """`id` names a key without opening anything; `hash` is that of the key itself."""
 
     id: str
@@ -78,7 +80,7 @@ class Tenant:
     id: str
     name: str
     created_at: str
-    keys: tuple[Key, ...]
+    keys: tuple[ApiKey, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +99,18 @@ def hash_key(api_key: str) -> str:
 class Tenants:
     """Makes, finds and erases tenants, and keeps their keys."""
 
-    def __init__(self, store: Store, blobs: Blobs, max_keys: int) -> None:
+    def __init__(self, store: RecordStore, blobs: Blobs, max_keys: int) -> None:
         self._store, self._blobs, self._max_keys = store, blobs, max_keys
 
     def create(self, name: str) -> tuple[Tenant, str]:
         """A new tenant and its first key, which may do everything of the tenant."""
-        made, api_key = _new_key("manage")
+        made, api_key = _new_api_key("manage")
         tenant = Tenant(new_id("tenant"), name, now(), (made,))
         mark_blobs(self._blobs)
         self.save(tenant)
         return tenant, api_key
 
-    def save(self, tenant: Tenant, ended: tuple[Key, ...] = (), known: bool = False) -> None:
+    def save(self, tenant: Tenant, ended: tuple[ApiKey, ...] = (), known: bool = False) -> None:
         """Writes the record; the `ended` keys open nothing from then on.
 
         Args:
@@ -130,12 +132,18 @@ class Tenants:
             raise NotFound(f"there is no tenant {tenant.id}")
 
     def get(self, tenant_id: str) -> Tenant:
+        """A tenant.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
         record = self._store.hget(_NAMES, tenant_id)
         if record is None:
             raise NotFound(f"there is no tenant {tenant_id}")
         return read_manifest(record)
 
     def page(self, limit: int, cursor: str | None) -> Page[Tenant]:
+        """Part of the tenants, by id."""
         page = members(self._store, _TENANTS, limit, cursor)
         records = self._store.hmget(_NAMES, page.items) if page.items else []
         return Page([read_manifest(r) for r in records if r], page.cursor)
@@ -157,15 +165,15 @@ class Tenants:
         tenant, _, scope = found.partition(" ")
         return Grant(tenant, "classify" if scope == "classify" else "manage")
 
-    def add_key(self, tenant_id: str, scope: Scope) -> tuple[Key, str]:
+    def add_key(self, tenant_id: str, scope: Scope) -> tuple[ApiKey, str]:
         """One more key.
 
         Raises:
             OverQuota: the tenant has as many as allowed.
         """
-        made, api_key = _new_key(scope)
+        made, api_key = _new_api_key(scope)
 
-        def grown(tenant: Tenant) -> tuple[Key, ...]:
+        def grown(tenant: Tenant) -> tuple[ApiKey, ...]:
             if len(tenant.keys) >= self._max_keys:
                 raise OverQuota("keys", self._max_keys, len(tenant.keys))
             return (*tenant.keys, made)
@@ -180,7 +188,7 @@ class Tenants:
             Conflict: it is the last one that may manage the tenant.
         """
 
-        def shrunk(tenant: Tenant) -> tuple[Key, ...]:
+        def shrunk(tenant: Tenant) -> tuple[ApiKey, ...]:
             kept = tuple(one for one in tenant.keys if one.id != key_id)
             if len(kept) == len(tenant.keys):
                 raise NotFound(f"there is no key {key_id}")
@@ -190,19 +198,19 @@ class Tenants:
 
         self._change_keys(tenant_id, shrunk)
 
-    def rotate(self, tenant_id: str, scope: Scope = "manage") -> tuple[Key, str]:
+    def rotate(self, tenant_id: str, scope: Scope = "manage") -> tuple[ApiKey, str]:
         """A new key of a scope; all others of that scope end at once, those of the other stay."""
-        made, api_key = _new_key(scope)
+        made, api_key = _new_api_key(scope)
 
-        def rotated(tenant: Tenant) -> tuple[Key, ...]:
+        def rotated(tenant: Tenant) -> tuple[ApiKey, ...]:
             return (*(one for one in tenant.keys if one.scope != scope), made)
 
         self._change_keys(tenant_id, rotated)
         return made, api_key
 
-    def _change_keys(self, tenant_id: str, change: Callable[[Tenant], tuple[Key, ...]]) -> None:
+    def _change_keys(self, tenant_id: str, change: Callable[[Tenant], tuple[ApiKey, ...]]) -> None:
         """Under a lock, so that of two changes at once neither is lost."""
-        with self._store.lock(key("tenant-lock", tenant_id), timeout=_LOCK_SECONDS):
+        with self._store.lock(redis_key("tenant-lock", tenant_id), timeout=_LOCK_SECONDS):
             tenant = self.get(tenant_id)
             kept = change(tenant)
             ended = tuple(one for one in tenant.keys if one not in kept)
@@ -221,7 +229,7 @@ class Tenants:
         if not known and self._store.zscore(_ERASED, tenant_id) is None:
             raise NotFound(f"there is no tenant {tenant_id}")
         with suppress(Unavailable):  # full memory refuses this, and not what deletes
-            self._store.zadd(_ERASED, {tenant_id: time.time() + _SWEEP_AFTER})
+            self._store.zadd(_ERASED, {tenant_id: time.time() + SWEEP_AFTER})
         self._end(tenant_id)
 
     def sweep(self) -> None:
@@ -231,7 +239,7 @@ class Tenants:
             self._store.zadd(_ERASED, {tenant_id: "+inf"})  # kept: it is never made again
 
     def _end(self, tenant_id: str) -> None:
-        with self._store.lock(key("tenant-lock", tenant_id), timeout=_LOCK_SECONDS):
+        with self._store.lock(redis_key("tenant-lock", tenant_id), timeout=_LOCK_SECONDS):
             record = self._store.hget(_NAMES, tenant_id)
             with self._store.pipeline() as pipe:
                 pipe.hdel(_NAMES, tenant_id)
@@ -243,7 +251,7 @@ class Tenants:
 
     def _delete_all(self, tenant_id: str) -> None:
         self._blobs.delete(_manifest(tenant_id))  # first: without it, a restore leaves it erased
-        for name in self._store.scan_iter(match=f"{tenant_key(tenant_id)}:*", count=1000):
+        for name in self._store.scan_iter(match=f"{tenant_redis_key(tenant_id)}:*", count=1000):
             self._store.delete(name)
         self._blobs.delete_all(f"tenants/{tenant_id}")
 
@@ -252,8 +260,8 @@ def read_manifest(data: bytes | str) -> Tenant:
     """The tenant that `save` wrote, or an earlier release: one `key_hash`, for everything."""
     plain: dict[str, Any] = json.loads(data)
     if old := plain.pop("key_hash", None):
-        plain["keys"] = [asdict(Key(f"key_{old[:21]}", old, "manage", plain["created_at"]))]
-    return Tenant(**(plain | {"keys": tuple(Key(**one) for one in plain["keys"])}))
+        plain["keys"] = [asdict(ApiKey(f"key_{old[:21]}", old, "manage", plain["created_at"]))]
+    return Tenant(**(plain | {"keys": tuple(ApiKey(**one) for one in plain["keys"])}))
 
 
 def _manifest(tenant_id: str) -> str:
@@ -261,9 +269,9 @@ def _manifest(tenant_id: str) -> str:
 
 
 def _key_name(key_hash: str) -> str:
-    return key("api-key", key_hash)
+    return redis_key("api-key", key_hash)
 
 
-def _new_key(scope: Scope) -> tuple[Key, str]:
+def _new_api_key(scope: Scope) -> tuple[ApiKey, str]:
     api_key = f"rma_{secrets.token_urlsafe(24)}"
-    return Key(new_id("key"), hash_key(api_key), scope, now()), api_key
+    return ApiKey(new_id("key"), hash_key(api_key), scope, now()), api_key

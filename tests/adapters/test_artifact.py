@@ -8,7 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from adapters.artifact import Artifact, Manifest, _checksum, check_clip, decode, encode, sha256
+from adapters.artifact import (
+    Artifact,
+    Manifest,
+    check_clip,
+    checksum,
+    decode_artifact,
+    encode_artifact,
+    sha256,
+)
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadArtifact
 from tests.support.random_adapters import random_weights
@@ -35,7 +43,7 @@ def artifact(clip: FrozenCLIP) -> Artifact:
 
 @pytest.fixture(scope="module")
 def data(artifact: Artifact) -> bytes:
-    return encode(artifact)
+    return encode_artifact(artifact)
 
 
 def rewritten(data: bytes, tensors: dict | None = None, **changes: object) -> bytes:
@@ -49,7 +57,7 @@ def header_of(data: bytes) -> dict:
 
 
 def test_a_file_is_read_back_as_it_was_written(artifact: Artifact, data: bytes) -> None:
-    again = decode(data)
+    again = decode_artifact(data)
     assert again.manifest == artifact.manifest
     for tower in ("image", "text"):
         for name in ("down", "down_bias", "up", "up_bias"):
@@ -58,7 +66,7 @@ def test_a_file_is_read_back_as_it_was_written(artifact: Artifact, data: bytes) 
 
 
 def test_the_same_adapter_gives_the_same_bytes(artifact: Artifact, data: bytes) -> None:
-    assert sha256(encode(artifact)) == sha256(data)
+    assert sha256(encode_artifact(artifact)) == sha256(data)
 
 
 def test_the_file_holds_no_tensor_of_the_reconstruction_branch(data: bytes) -> None:
@@ -69,7 +77,7 @@ def test_the_file_holds_no_tensor_of_the_reconstruction_branch(data: bytes) -> N
 @pytest.mark.parametrize("part", [0.0, 0.0001, 0.01, 0.5, 0.999])
 def test_a_file_cut_short_anywhere_is_refused(data: bytes, part: float) -> None:
     with pytest.raises(BadArtifact):
-        decode(data[: int(len(data) * part)])
+        decode_artifact(data[: int(len(data) * part)])
 
 
 def test_a_changed_byte_is_refused_wherever_it_is(data: bytes) -> None:
@@ -77,7 +85,7 @@ def test_a_changed_byte_is_refused_wherever_it_is(data: bytes) -> None:
         changed = bytearray(data)
         changed[place] ^= 1
         with pytest.raises(BadArtifact):
-            decode(bytes(changed))
+            decode_artifact(bytes(changed))
 
 
 @pytest.mark.parametrize(
@@ -92,34 +100,34 @@ def test_other_headers_are_refused_with_the_reason(
     data: bytes, changes: dict[str, object], reason: str
 ) -> None:
     with pytest.raises(BadArtifact, match=reason):
-        decode(rewritten(data, **changes))
+        decode_artifact(rewritten(data, **changes))
 
 
 def test_swapped_tensors_are_refused(data: bytes) -> None:
     tensors = load(data)
     tensors["image.down"] = tensors["image.down"] * 2
     with pytest.raises(BadArtifact, match="checksum does not match"):
-        decode(rewritten(data, tensors))
+        decode_artifact(rewritten(data, tensors))
 
 
 @pytest.mark.parametrize("header", ["[]", "null", "{", "1"])
 def test_another_tools_file_is_refused(data: bytes, header: str) -> None:
     for metadata in ({"rmadapter": header}, {"format": "pt"}, None):
         with pytest.raises(BadArtifact, match=r"not an rmadapter artifact|format version"):
-            decode(save(load(data), metadata))
+            decode_artifact(save(load(data), metadata))
 
 
 @pytest.mark.parametrize("junk", [b"", b"PK\x03\x04", b"\xff" * 8, b"\x80\x04pickle", b"{" * 100])
 def test_anything_else_is_refused(junk: bytes) -> None:
     with pytest.raises(BadArtifact):
-        decode(junk)
+        decode_artifact(junk)
 
 
 def resealed(data: bytes, tensors: dict | None = None, **changes: object) -> bytes:
     """The file with another manifest or other tensors, and a checksum that holds."""
     tensors = tensors or load(data)
     manifest = json.dumps(json.loads(header_of(data)["manifest"]) | changes)
-    sealed = header_of(data) | {"manifest": manifest, "checksum": _checksum(manifest, tensors)}
+    sealed = header_of(data) | {"manifest": manifest, "checksum": checksum(manifest, tensors)}
     return save(tensors, {"rmadapter": json.dumps(sealed)})
 
 
@@ -142,9 +150,9 @@ def resealed(data: bytes, tensors: dict | None = None, **changes: object) -> byt
 def test_a_manifest_of_other_types_is_refused_though_its_checksum_holds(
     data: bytes, changes: dict
 ) -> None:
-    decode(resealed(data))
+    decode_artifact(resealed(data))
     with pytest.raises(BadArtifact, match=r"wrong type|lacks a part"):
-        decode(resealed(data, **changes))
+        decode_artifact(resealed(data, **changes))
 
 
 @pytest.mark.parametrize("change", ["missing", "more", "half", "flat", "other", "scalar"])
@@ -160,7 +168,7 @@ def test_tensors_that_are_not_an_adapters_are_refused(data: bytes, change: str) 
         tensors["image.up"] = torch.tensor(1.0)
     sealed = header_of(data)
     with pytest.raises(BadArtifact, match="tensors"):
-        decode(
+        decode_artifact(
             save(tensors, {"rmadapter": json.dumps(sealed)})
             if change == "scalar"
             else resealed(data, tensors)
@@ -175,7 +183,7 @@ def claiming(length: int, header: bytes) -> bytes:
 def test_a_header_that_claims_more_than_there_is_is_refused_at_once(length: int) -> None:
     tracemalloc.start()
     with pytest.raises(BadArtifact, match="cut short"):
-        decode(claiming(length, b"{}" * 100))
+        decode_artifact(claiming(length, b"{}" * 100))
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
 
@@ -193,7 +201,7 @@ def test_a_header_that_claims_more_than_there_is_is_refused_at_once(length: int)
 )
 def test_a_hostile_header_is_refused(header: bytes) -> None:
     with pytest.raises(BadArtifact):
-        decode(claiming(len(header), header))
+        decode_artifact(claiming(len(header), header))
 
 
 @pytest.mark.parametrize("shape", [[2**62, 4], [2**40], [-1], [0], [1.5], "x", [[1]]], ids=str)
@@ -205,7 +213,7 @@ def test_a_tensor_that_claims_another_size_than_its_bytes_is_refused(
     header["image.down"]["shape"] = shape
     lying = json.dumps(header).encode()
     with pytest.raises(BadArtifact):
-        decode(claiming(len(lying), lying) + data[8 + length :])
+        decode_artifact(claiming(len(lying), lying) + data[8 + length :])
 
 
 def test_an_adapter_of_another_clip_is_refused_naming_both(

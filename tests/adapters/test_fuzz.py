@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load, save
 
-from adapters.artifact import Artifact, Manifest, _checksum, decode, encode
+from adapters.artifact import Artifact, Manifest, checksum, decode_artifact, encode_artifact
 from adapters.classify import check_classes, check_template, prompts
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadArtifact, BadClasses, BadImage
-from adapters.pixels import ImageLimits, PixelSpec
-from adapters.pixels import decode as decode_pixels
-from tests.support.random_adapters import random_weights
+from adapters.pixels import ImageLimits, PixelSpec, decode_image
+from tests.support.random_adapters import manifest_of, random_weights
 
 bounded = settings(
     max_examples=150,
@@ -52,17 +51,15 @@ edits = st.lists(
 
 @pytest.fixture(scope="module")
 def file(clip: FrozenCLIP) -> bytes:
-    manifest = Manifest(
-        clip.name, clip.fingerprint, "t", "a", 1, ("x", "y"), "a {}.", 20.0, 3, 2, "now"
-    )
-    return encode(Artifact(manifest, random_weights(clip, 1, rank=1)))
+    manifest = manifest_of(clip, classes=("x", "y"))
+    return encode_artifact(Artifact(manifest, random_weights(clip, 1, rank=1)))
 
 
 @bounded
 @given(data=st.binary(max_size=300))
 def test_any_bytes_are_no_adapter(data: bytes) -> None:
     with pytest.raises(BadArtifact):
-        decode(data)
+        decode_artifact(data)
 
 
 @bounded
@@ -70,7 +67,7 @@ def test_any_bytes_are_no_adapter(data: bytes) -> None:
 def test_any_json_header_is_no_adapter(header: object, body: bytes) -> None:
     text = json.dumps({"__metadata__": {"rmadapter": json.dumps(header)}}).encode()
     with pytest.raises(BadArtifact):
-        decode(len(text).to_bytes(8, "little") + text + body)
+        decode_artifact(len(text).to_bytes(8, "little") + text + body)
 
 
 @bounded
@@ -80,9 +77,9 @@ def test_any_value_in_a_manifest_is_taken_or_refused(file: bytes, part: str, val
     header = json.loads(json.loads(file[8 : 8 + length])["__metadata__"]["rmadapter"])
     manifest = json.dumps(json.loads(header["manifest"]) | {part: value})
     tensors = load(file)
-    sealed = header | {"manifest": manifest, "checksum": _checksum(manifest, tensors)}
+    sealed = header | {"manifest": manifest, "checksum": checksum(manifest, tensors)}
     try:
-        read = decode(save(tensors, {"rmadapter": json.dumps(sealed)}))
+        read = decode_artifact(save(tensors, {"rmadapter": json.dumps(sealed)}))
     except BadArtifact:
         return
     assert all(isinstance(name, str) for name in read.manifest.classes)
@@ -95,7 +92,7 @@ def test_a_changed_adapter_is_refused(file: bytes, edits: list[tuple[int, int]])
     broken = changed(file, edits)
     if broken != file:
         with pytest.raises(BadArtifact):
-            decode(broken)
+            decode_artifact(broken)
 
 
 def picture(kind: str) -> bytes:
@@ -113,7 +110,7 @@ def test_a_changed_picture_is_read_or_refused(
 ) -> None:
     data = changed(picture(kind), edits)[: max(cut, 30)]
     try:
-        pixels = decode_pixels(data, SPEC, LIMITS)
+        pixels = decode_image(data, SPEC, LIMITS)
     except BadImage:
         return
     assert (pixels.shape, pixels.dtype) == ((3, 32, 32), np.uint8)
@@ -123,7 +120,7 @@ def test_a_changed_picture_is_read_or_refused(
 @given(data=st.binary(max_size=400))
 def test_any_bytes_are_a_picture_or_refused(data: bytes) -> None:
     try:
-        decode_pixels(data, SPEC, LIMITS)
+        decode_image(data, SPEC, LIMITS)
     except BadImage:
         return
 

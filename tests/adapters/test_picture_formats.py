@@ -15,7 +15,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadImage
-from adapters.pixels import ImageLimits, PixelSpec, decode, media_type
+from adapters.pixels import ImageLimits, PixelSpec, decode_image, media_type
 from adapters.srgb import to_srgb
 from service.demo.__main__ import PHOTOS
 from training.fit import image_features
@@ -34,7 +34,7 @@ def stored(image: Image.Image, kind: str, **options: object) -> bytes:
 
 def apart(one: bytes, other: bytes) -> float:
     """The mean difference of two pictures' pixels, of 255."""
-    pixels = [decode(data, SPEC).astype(int) for data in (one, other)]
+    pixels = [decode_image(data, SPEC).astype(int) for data in (one, other)]
     return float(np.abs(pixels[0] - pixels[1]).mean())
 
 
@@ -218,7 +218,7 @@ def test_a_picture_has_the_pixels_of_the_plain_png(clip: FrozenCLIP, name: str) 
     make, plain = SAME[name]
     given, expected = make(), stored(plain.convert("RGB"), "PNG")
     assert apart(given, expected) < 4
-    pixels = np.stack([decode(given, SPEC), decode(expected, SPEC)])
+    pixels = np.stack([decode_image(given, SPEC), decode_image(expected, SPEC)])
     one, other = image_features(clip, None, torch.from_numpy(pixels))
     assert float(one @ other) > 0.99
 
@@ -244,7 +244,7 @@ def test_an_odd_tag_beside_the_orientation_breaks_nothing(tag: int, value: objec
     turned = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     block = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + turned + entry + b"\xff\xff\xff\xff"
     odd = stored(PHOTO, "JPEG", exif=block)
-    assert np.array_equal(decode(odd, SPEC), decode(plain, SPEC))
+    assert np.array_equal(decode_image(odd, SPEC), decode_image(plain, SPEC))
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"tEXt", b"iCCP"])
@@ -254,13 +254,13 @@ def test_large_metadata_of_a_png_is_left_out(kind: bytes) -> None:
     body = heads[kind] + (text if kind == b"tEXt" else zlib.compress(text))
     plain = stored(PHOTO, "PNG")
     data = plain[:33] + png_chunk(kind, body) + plain[33:]
-    assert np.array_equal(decode(data, SPEC), decode(plain, SPEC))
+    assert np.array_equal(decode_image(data, SPEC), decode_image(plain, SPEC))
 
 
 def test_two_different_16_bit_photos_stay_different() -> None:
     other = Image.open(PHOTOS / "crab" / "image_0001.jpg").convert("L")
     one, two = (
-        decode(stored(Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), "PNG"), SPEC)
+        decode_image(stored(Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), "PNG"), SPEC)
         for grey in (GREY, other)
     )
     assert np.abs(one.astype(int) - two.astype(int)).mean() > 20
@@ -279,8 +279,8 @@ def test_the_profile_of_a_phone_changes_the_pixels_that_it_should() -> None:
 @pytest.mark.parametrize("left_out", [2, 40])
 def test_a_jpeg_without_its_last_bytes_is_read_with_a_warning(left_out: int) -> None:
     whole, said = stored(PHOTO, "JPEG", quality=95), list[str]()
-    pixels = decode(whole[:-left_out], SPEC, warn=said.append)
-    assert np.abs(pixels.astype(int) - decode(whole, SPEC).astype(int)).mean() < 8
+    pixels = decode_image(whole[:-left_out], SPEC, warn=said.append)
+    assert np.abs(pixels.astype(int) - decode_image(whole, SPEC).astype(int)).mean() < 8
     assert len(said) == 1
     assert "cut short" in said[0]
 
@@ -288,20 +288,20 @@ def test_a_jpeg_without_its_last_bytes_is_read_with_a_warning(left_out: int) -> 
 def test_half_a_jpeg_is_refused() -> None:
     whole = stored(PHOTO, "JPEG", quality=95)
     with pytest.raises(BadImage, match="broken or cut short"):
-        decode(whole[: len(whole) // 2], SPEC)
+        decode_image(whole[: len(whole) // 2], SPEC)
 
 
 def test_a_whole_picture_has_no_warning() -> None:
     said: list[str] = []
-    decode(stored(PHOTO, "JPEG"), SPEC, warn=said.append)
+    decode_image(stored(PHOTO, "JPEG"), SPEC, warn=said.append)
     assert not said
 
 
 def test_a_limit_above_pillows_own_is_honoured() -> None:
     large = stored(Image.new("1", (20_000, 10_000)), "PNG")
-    assert decode(large, SPEC, ImageLimits(max_pixels=200_000_000)).shape == (3, 224, 224)
+    assert decode_image(large, SPEC, ImageLimits(max_pixels=200_000_000)).shape == (3, 224, 224)
     with pytest.raises(BadImage, match="more than 50,000,000 pixels"):
-        decode(large, SPEC)
+        decode_image(large, SPEC)
 
 
 def test_an_mpo_is_given_back_as_the_jpeg_that_it_is() -> None:
@@ -320,4 +320,4 @@ def test_an_mpo_is_given_back_as_the_jpeg_that_it_is() -> None:
 )
 def test_what_cannot_be_read_is_named_with_what_to_do(data: bytes, name: str) -> None:
     with pytest.raises(BadImage, match=f"format {name}.*export it as JPEG or PNG"):
-        decode(data, SPEC)
+        decode_image(data, SPEC)

@@ -12,7 +12,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadImage
-from adapters.pixels import ImageLimits, PixelSpec, decode
+from adapters.pixels import ImageLimits, PixelSpec, decode_image
 from training.data import Sample
 from training.fit import image_features
 
@@ -33,7 +33,7 @@ def picture(width: int, height: int, kind: str = "JPEG", **options: object) -> b
 def test_pixels_are_open_clips_to_the_bit(size: tuple[int, int]) -> None:
     data = picture(*size)
     expected = np.asarray(OPEN_CLIPS(Image.open(io.BytesIO(data)).convert("RGB")))
-    assert np.array_equal(decode(data, SPEC), expected.transpose(2, 0, 1))
+    assert np.array_equal(decode_image(data, SPEC), expected.transpose(2, 0, 1))
 
 
 def scene(width: int, height: int, kind: str = "JPEG", **options: object) -> bytes:
@@ -59,7 +59,7 @@ def test_large_pictures_are_decoded_small_and_look_the_same(
     size: tuple[int, int], kind: str
 ) -> None:
     data = scene(*size, kind)
-    difference = np.abs(decode(data, SPEC).astype(int) - in_full(data).astype(int))
+    difference = np.abs(decode_image(data, SPEC).astype(int) - in_full(data).astype(int))
     assert difference.mean() < 1.0
     assert difference.max() <= 8
 
@@ -69,30 +69,30 @@ def test_a_large_photo_is_turned_whichever_way_it_lies(orientation: int) -> None
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = scene(2001, 1003, exif=exif)
-    difference = np.abs(decode(data, SPEC).astype(int) - in_full(data).astype(int))
+    difference = np.abs(decode_image(data, SPEC).astype(int) - in_full(data).astype(int))
     assert difference.mean() < 1.0
 
 
 def test_a_large_photo_has_the_features_of_its_full_size(clip: FrozenCLIP) -> None:
     data = scene(4000, 3000)
-    pixels = torch.from_numpy(np.stack([decode(data, clip.spec), in_full(data)]))
+    pixels = torch.from_numpy(np.stack([decode_image(data, clip.spec), in_full(data)]))
     small, full = image_features(clip, None, pixels)
     assert small @ full > 0.999
 
 
 def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
     data = picture(30, 40, progressive=True)
-    assert decode(data, SPEC).shape == (3, 224, 224)
+    assert decode_image(data, SPEC).shape == (3, 224, 224)
     start = data.rindex(b"\xff\xda")
     endless = data[:start] + data[start:-2] * 600 + data[-2:]
     with pytest.raises(BadImage, match="more than 500 scans"):
-        decode(endless, SPEC)
+        decode_image(endless, SPEC)
 
 
 def test_carried_photos_are_open_clips_to_the_bit(samples: list[Sample]) -> None:
     for sample in samples[::10]:
         expected = np.asarray(OPEN_CLIPS(Image.open(io.BytesIO(sample.data)).convert("RGB")))
-        assert np.array_equal(decode(sample.data, SPEC), expected.transpose(2, 0, 1))
+        assert np.array_equal(decode_image(sample.data, SPEC), expected.transpose(2, 0, 1))
 
 
 def test_a_phones_rotation_is_applied() -> None:
@@ -103,12 +103,14 @@ def test_a_phones_rotation_is_applied() -> None:
     upright.save(stream, "PNG", exif=exif)
     turned = io.BytesIO()
     upright.transpose(Image.Transpose.ROTATE_270).save(turned, "PNG")
-    assert np.array_equal(decode(stream.getvalue(), SPEC), decode(turned.getvalue(), SPEC))
+    assert np.array_equal(
+        decode_image(stream.getvalue(), SPEC), decode_image(turned.getvalue(), SPEC)
+    )
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 def test_the_known_formats_are_read(kind: str) -> None:
-    assert decode(picture(30, 40, kind), SPEC).shape == (3, 224, 224)
+    assert decode_image(picture(30, 40, kind), SPEC).shape == (3, 224, 224)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
@@ -116,7 +118,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     stream = io.BytesIO()
     image = Image.new("RGB", (30, 40), "red").convert("L" if mode == "I;16" else mode)
     image.save(stream, "JPEG" if mode == "CMYK" else "PNG")
-    assert decode(stream.getvalue(), SPEC).shape == (3, 224, 224)
+    assert decode_image(stream.getvalue(), SPEC).shape == (3, 224, 224)
 
 
 def bomb() -> bytes:
@@ -148,12 +150,12 @@ def bomb() -> bytes:
 )
 def test_what_is_not_a_picture_is_refused_with_the_reason(data: bytes, reason: str) -> None:
     with pytest.raises(BadImage, match=reason):
-        decode(data, SPEC)
+        decode_image(data, SPEC)
 
 
 def test_bytes_and_pixels_have_a_limit() -> None:
     data = picture(30, 40)
     with pytest.raises(BadImage, match="bytes, more than the 100 allowed"):
-        decode(data, SPEC, ImageLimits(max_bytes=100))
+        decode_image(data, SPEC, ImageLimits(max_bytes=100))
     with pytest.raises(BadImage, match="30×40 is more than 1,199 pixels"):
-        decode(data, SPEC, ImageLimits(max_pixels=1199))
+        decode_image(data, SPEC, ImageLimits(max_pixels=1199))

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from adapters.bank import Bank
 from adapters.classify import TEMPLATE, prompts
 from adapters.clip import FrozenCLIP, load_clip
-from adapters.pixels import decode
+from adapters.pixels import decode_image
 from service.inference.onnx_backend import OnnxBackend
 from service.inference.protocol import Backend
 from service.inference.torch_backend import TorchBackend
@@ -195,7 +195,7 @@ def _likeness(clip: FrozenCLIP, ours: Backend, theirs: Backend) -> str:
     samples = list(read_samples(SHARED / "caltech101.zip"))[:: 100 if random else 1]
     classes = sorted({sample.label for sample in samples})
     labels = np.array([classes.index(sample.label) for sample in samples])
-    pixels = [decode(sample.data, clip.spec) for sample in samples]
+    pixels = [decode_image(sample.data, clip.spec) for sample in samples]
     batches = [pixels[i : i + 8] for i in range(0, len(pixels), 8)]
     a, b = (np.concatenate([k.images(p, [0] * len(p)) for p in batches]) for k in (ours, theirs))
     note = f"least cosine of {len(samples)} photos' features {(a * b).sum(1).min():.4f}"

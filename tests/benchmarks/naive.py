@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from adapters.artifact import decode as decode_artifact
+from adapters.artifact import decode_artifact
 from adapters.bank import Bank, TowerBank
 from adapters.classify import prompts, scores
 from adapters.clip import Delta, FrozenCLIP
-from adapters.pixels import decode
+from adapters.pixels import decode_image
 from adapters.rmadapter import CLIPAdapters, Reconstruction, total_loss
 from service.inference.torch_backend import TorchBackend
 from training.data import Sample
@@ -36,7 +36,7 @@ def fit(clip: FrozenCLIP, samples: Sequence[Sample], settings: FitSettings) -> C
     generator = torch.Generator().manual_seed(settings.seed)
     for _ in range(epochs):
         for rows in torch.randperm(len(samples), generator=generator).split(settings.batch_size):
-            pixels = [decode(samples[row].data, clip.spec) for row in rows.tolist()]
+            pixels = [decode_image(samples[row].data, clip.spec) for row in rows.tolist()]
             x = clip.image_lower(torch.from_numpy(np.stack(pixels)), 1)
             w = clip.text_lower(ids, 1)
             see, read = Reconstruction(adapters.image), Reconstruction(adapters.text, counted)
@@ -86,7 +86,7 @@ class SwappingServer:
         self._backend.write(1, loaded.weights)
         names = prompts(classes, loaded.manifest.template)
         text = torch.from_numpy(self._backend.texts(names, [1] * len(names)))
-        pixels = decode(picture, self._clip.spec)
+        pixels = decode_image(picture, self._clip.spec)
         seen = torch.from_numpy(self._backend.images([pixels], [1]))
         answer: list[float] = scores(seen, text, loaded.manifest.logit_scale)[0].tolist()
         return answer

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from adapters.pixels import PixelSpec, decode
+from adapters.pixels import PixelSpec, decode_image
 from tests.support.paths import SHARED
 
 DATA = SHARED
@@ -52,7 +52,7 @@ def full(data: bytes) -> np.ndarray:
 
 
 def product(data: bytes) -> np.ndarray:
-    return decode(data, SPEC)
+    return decode_image(data, SPEC)
 
 
 def simplejpeg(data: bytes) -> np.ndarray:

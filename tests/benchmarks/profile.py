@@ -13,7 +13,7 @@ import torch
 from adapters.bank import FROZEN
 from adapters.classify import prompts
 from adapters.malloc import keep_freed_memory
-from adapters.pixels import decode
+from adapters.pixels import decode_image
 from service.inference.engine import Row
 from service.inference.torch_backend import TorchBackend
 from tests.benchmarks import place
@@ -33,9 +33,9 @@ def main() -> None:
 
 def report(api: Api) -> None:
     tenant, picture = api.new_tenant(), photo(0)
-    clip, engine, backend = api.services.clip, api.services.engine, api.services.backend
+    clip, engine, backend = api.components.clip, api.components.engine, api.components.backend
     first = default_settings(clip).adapter.image_first
-    pixels = decode(picture, clip.spec)
+    pixels = decode_image(picture, clip.spec)
     rows = torch.from_numpy(pixels).unsqueeze(0)
     plain, texts = TorchBackend(clip, full_bank(clip, 2), prompts=0), prompts(CLASSES)
     with torch.inference_mode():
@@ -48,7 +48,7 @@ def report(api: Api) -> None:
 
     whole = milliseconds(lambda: tenant.classify([("p.jpg", picture)], CLASSES))
     parts = {
-        "decode and resize": milliseconds(lambda: decode(picture, clip.spec)),
+        "decode and resize": milliseconds(lambda: decode_image(picture, clip.spec)),
         f"picture, queue and engine ({backend})": milliseconds(through_the_engine),
     }
     parts["HTTP, JSON, records, the rest"] = whole - sum(parts.values())

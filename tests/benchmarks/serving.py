@@ -15,9 +15,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from adapters.artifact import Artifact, Manifest, encode
+from adapters.artifact import Artifact, Manifest, encode_artifact
 from adapters.clip import FrozenCLIP
-from adapters.pixels import decode
+from adapters.pixels import decode_image
 from service.inference.backends import open_backend
 from service.inference.classifier import Classifier, Limits, Question, Upload
 from service.inference.engine import Engine
@@ -59,16 +59,16 @@ def classify_http_vs_engine(settings: Settings) -> Iterator[Row]:
         clip = clip_of(name)
         with running(settings, clip) as api, elsewhere() as processes:
             caller = _caller(api)
-            pixels = [decode(data, clip.spec) for data in caller.pictures]
+            pixels = [decode_image(data, clip.spec) for data in caller.pictures]
             over_http = partial(_wait, processes, caller.burst, CLIENTS, requests)
             yield rates(
                 f"classify_http_vs_engine{suffix}",
                 over_http,
-                partial(_engine_alone, api.services.engine, pixels, requests),
+                partial(_engine_alone, api.components.engine, pixels, requests),
                 requests,
                 n=3,
                 target=target,
-                note=f"{name}, {CLIENTS} clients, backend {api.services.backend}",
+                note=f"{name}, {CLIENTS} clients, backend {api.components.backend}",
             )
 
 
@@ -80,7 +80,7 @@ def _engine_alone(engine: Engine, pixels: Sequence[np.ndarray], requests: int) -
 
 
 def _caller(api: Api) -> Caller:
-    key = api.new_tenant()._http.headers["authorization"].removeprefix("Bearer ")
+    key = api.new_tenant().http.headers["authorization"].removeprefix("Bearer ")
     return Caller(api.url, key, [photo(i) for i in range(CLIENTS)], CLASSES)
 
 
@@ -129,8 +129,15 @@ def classify_vs_naive_swap(settings: Settings) -> Iterator[Row]:
 
 
 async def _classify(classifier: Classifier, version: Version, picture: bytes) -> object:
-    question = Question(version.tenant, version, CLASSES, (version.template,), None, None)
-    with classifier._engine.admitted(version.tenant) as admission:
+    question = Question(
+        tenant=version.tenant,
+        version=version,
+        classes=CLASSES,
+        templates=(version.template,),
+        top_k=None,
+        min_score=None,
+    )
+    with classifier.engine.admitted(version.tenant) as admission:
         return await classifier.classify(question, [Upload("p.jpg", picture)], admission)
 
 
@@ -172,7 +179,7 @@ def _draw(generator: np.random.Generator, weights: np.ndarray, n: int) -> list[i
 
 async def _lease_all(classifier: Classifier, shelf: "Shelf", numbers: Sequence[int]) -> None:
     for number in numbers:
-        async with classifier._lease(shelf.version(number)):
+        async with classifier.lease(shelf.version(number)):
             pass
 
 
@@ -184,7 +191,7 @@ async def _embed_all(
     async def one(number: int) -> None:
         async with places:
             version = shelf.version(number)
-            with classifier._engine.admitted(version.tenant) as admission:
+            with classifier.engine.admitted(version.tenant) as admission:
                 sent = [Upload("p.jpg", picture)]
                 await classifier.embed(version.tenant, version, sent, admission)
 
@@ -217,7 +224,7 @@ def flood_vs_quiet(settings: Settings) -> Iterator[Row]:
             FLOODS,
             max(ratios) - min(ratios),
             0.5,
-            f"bundled, 4 clients, beside another tenant's 32, backend {api.services.backend}",
+            f"bundled, 4 clients, beside another tenant's 32, backend {api.components.backend}",
         )
 
 
@@ -226,13 +233,13 @@ def publish_to_first_answer(settings: Settings) -> Iterator[Row]:
     clip = clip_of("bundled")
     with running(settings, clip) as api:
         tenant, picture = api.new_tenant(), photo(0)
-        adapters = api.services.registry.adapters
+        adapters = api.components.records.adapters
         shelf = Shelf(clip, 12)
         seconds = []
         for i in range(11):
             manifest = replace(shelf.manifest(i), tenant=tenant.tenant, adapter="a", version=i + 1)
             weights = random_weights(clip, i)
-            adapters.add(manifest, encode(Artifact(manifest, weights)))
+            adapters.add(manifest, encode_artifact(Artifact(manifest, weights)))
             start = time.perf_counter()
             tenant.call("PUT", "/v1/adapters/a/live", json={"version": i + 1})
             answer = tenant.classify([("p.jpg", picture)], None, "a")
@@ -254,9 +261,19 @@ class Shelf:
 
     def manifest(self, i: int) -> Manifest:
         place = default_settings(self._clip).adapter
-        name, fingerprint = self._clip.name, self._clip.fingerprint
-        first = (place.image_first, place.text_first)
-        return Manifest(name, fingerprint, f"t{i}", "a", 1, CLASSES, "a {}", 100.0, *first, "now")
+        return Manifest(
+            clip=self._clip.name,
+            fingerprint=self._clip.fingerprint,
+            tenant=f"t{i}",
+            adapter="a",
+            version=1,
+            classes=CLASSES,
+            template="a {}",
+            logit_scale=100.0,
+            image_first=place.image_first,
+            text_first=place.text_first,
+            created_at="now",
+        )
 
     def version(self, i: int) -> Version:
         if i not in self._versions:
@@ -271,7 +288,7 @@ class Shelf:
         up_bias = image.up_bias.clone()
         up_bias[0, 0] = i / self._n
         weights = replace(self._weights, image=replace(image, up_bias=up_bias))
-        return encode(Artifact(self.manifest(i), weights))
+        return encode_artifact(Artifact(self.manifest(i), weights))
 
 
 @contextmanager

@@ -13,17 +13,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from adapters.artifact import Artifact, Manifest, encode
+from adapters.artifact import Artifact, encode_artifact
 from adapters.bank import Bank
 from adapters.clip import FrozenCLIP, load_clip
 from service.client import Client
 from service.demo.__main__ import PHOTOS
-from service.records import Registry
+from service.records import Records
 from service.records.blobs import Blobs
-from service.records.store import Store
+from service.records.store import RecordStore
 from tests.benchmarks import place
 from tests.support.api import Api, start_api
-from tests.support.random_adapters import add_version, random_weights
+from tests.support.random_adapters import add_version, manifest_of, random_weights
 from training.data import Sample, read_samples
 from training.fit import default_settings
 
@@ -36,20 +36,18 @@ def sizes(name: str) -> Iterator[tuple[str, str]]:
     clip = load_clip(name)
     adapter = default_settings(clip).adapter
     place_of = (adapter.image_first, adapter.text_first)
-    manifest = Manifest(
-        clip.name, clip.fingerprint, "t", "a", 1, ("a", "b"), "a {}.", 20.0, *place_of, "now"
-    )
-    file = len(encode(Artifact(manifest, random_weights(clip, 1))))
+    manifest = manifest_of(clip, classes=("a", "b"))
+    file = len(encode_artifact(Artifact(manifest, random_weights(clip, 1))))
     yield f"adapter's file, {name}", f"{file / 2**20:.2f} MiB"
     for rank in sorted({adapter.rank, 32}):
         slot = Bank.slot_bytes(clip.image, clip.text, rank, *place_of)
         yield f"slot of the bank, {name}, rank {rank}", f"{slot / 2**20:.2f} MiB"
 
 
-def memory(registry: Registry, clip: FrozenCLIP) -> Iterator[tuple[str, str]]:
+def memory(records: Records, clip: FrozenCLIP) -> Iterator[tuple[str, str]]:
     """Redis's bytes for one more of each record."""
-    store, tenant = registry.store, registry.tenants.create("many")[0].id
-    dataset = registry.datasets.create(tenant, "many").id
+    store, tenant = records.store, records.tenants.create("many")[0].id
+    dataset = records.datasets.create(tenant, "many").id
 
     def each(make: Callable[[int], object]) -> str:
         before = int(store.info("memory")["used_memory"])
@@ -57,13 +55,13 @@ def memory(registry: Registry, clip: FrozenCLIP) -> Iterator[tuple[str, str]]:
             make(i)
         return f"{(int(store.info('memory')['used_memory']) - before) / _MANY:,.0f} bytes"
 
-    yield "Redis: a tenant with a key", each(lambda i: registry.tenants.create(f"t{i}"))
-    yield "Redis: a data set", each(lambda i: registry.datasets.create(tenant, f"d{i}"))
+    yield "Redis: a tenant with a key", each(lambda i: records.tenants.create(f"t{i}"))
+    yield "Redis: a data set", each(lambda i: records.datasets.create(tenant, f"d{i}"))
     sample = Sample("a class", "IMG_0001.jpg", b"")
     yield (
         "Redis: a picture",
         each(
-            lambda i: registry.datasets._record(
+            lambda i: records.datasets.record(
                 tenant, dataset, sample.label, f"{i:064x}", sample.name, 100_000
             )
         ),
@@ -71,11 +69,11 @@ def memory(registry: Registry, clip: FrozenCLIP) -> Iterator[tuple[str, str]]:
     weights = random_weights(clip, 1)
     yield (
         "Redis: an adapter with a version, 2 classes, no figures",
-        each(lambda i: add_version(registry, clip, tenant, f"a{i}", 1, weights)),
+        each(lambda i: add_version(records, clip, tenant, f"a{i}", 1, weights)),
     )
 
 
-def commands(store: Store) -> int:
+def commands(store: RecordStore) -> int:
     """Commands that Redis has run, those of scripts left out."""
     stats = store.info("commandstats")
     own = ("cmdstat_info", "cmdstat_config", "cmdstat_ping", "cmdstat_blpop")
@@ -108,18 +106,18 @@ def requests(
     api: Api, clip: FrozenCLIP, samples: list[Sample], calls: list[str]
 ) -> Iterator[tuple[str, str]]:
     """Redis's and S3's work for one request."""
-    registry, client = api.services.registry, api.new_tenant()
+    records, client = api.components.records, api.new_tenant()
     for number in (1, 2):
-        add_version(registry, clip, client.tenant, "a", number)
-    registry.adapters.publish(client.tenant, "a", 1)
+        add_version(records, clip, client.tenant, "a", number)
+    records.adapters.publish(client.tenant, "a", 1)
     photo = [(samples[0].name, samples[0].data)]
 
     def cost(do: Callable[[], object], times: int = _TIMES) -> str:
         counts, stored = [], len(calls)
         for _ in range(times):
-            before = commands(registry.store)
+            before = commands(records.store)
             do()
-            counts.append(commands(registry.store) - before)
+            counts.append(commands(records.store) - before)
         made = (len(calls) - stored) / times
         return f"{statistics.median(counts):g} commands, {made:g} requests to the blob store"
 
@@ -149,7 +147,7 @@ def main() -> None:
         for api in start_api(plain, clip):
             for row in requests(api, clip, samples, calls):
                 table.add_row(*row)
-            for row in memory(api.services.registry, clip):
+            for row in memory(api.components.records, clip):
                 table.add_row(*row)
     Console(width=100).print(table)
 

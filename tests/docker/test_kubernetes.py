@@ -15,7 +15,7 @@ from service.http.routes.health import router
 from service.settings import Settings
 from tests.support.paths import ROOT
 from training.jobs import QUEUE, make_broker
-from training.worker import _STOP_MS
+from training.worker import STOP_MS
 
 BASE = ROOT / "docker" / "kubernetes"
 OWN_KINDS = ("ScaledObject", "TriggerAuthentication")  # KEDA's: Kubernetes has no schema of them
@@ -159,7 +159,7 @@ def test_pods_have_longer_to_stop_than_the_service_takes(objects: list[Object]) 
     grace = {n: p["spec"]["terminationGracePeriodSeconds"] for n, p in pods(objects).items()}
     api = {e["name"]: e["value"] for e in container(pods(objects)["api"])["env"]}
     assert grace["api"] > float(api["RMADAPTER_DRAIN_SECONDS"]) + 30
-    assert grace["worker"] > _STOP_MS / 1000
+    assert grace["worker"] > STOP_MS / 1000
 
 
 def test_pods_have_a_gpu_and_few_rights(objects: list[Object]) -> None:

@@ -21,7 +21,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     photo = sorted((PHOTOS / "lotus").iterdir())[5]
     with Cluster(tmp_path_factory.mktemp("cluster"), servers=1, workers=1).running() as cluster:
         _, client = cluster.new_tenant()
-        key = client._http.headers["authorization"].split()[1]
+        key = client.http.headers["authorization"].split()[1]
         given = {"KEY": key, "FOLDER": str(folder), "PHOTO": str(photo)}
         yield os.environ | given | {"URL": cluster.servers[0].url}
 

@@ -41,10 +41,10 @@ RUN_BY = {
     "python -m tests.benchmarks.cache": "tests/benchmarks/test_cache.py",
     "python -m training.search": "tests/test_commands.py",
     "python -m training.pretrain": "tests/training/test_pretrain.py",  # its last stage
-    "make soak": "tests/test_commands.py",
+    "make soak": "tests/soak/test_soak.py",
     "python -m tests.soak --only kills": "tests/soak/test_kills.py",
     "python -m tests.soak --only isolation": "tests/soak/test_isolation.py",
-    "python -m tests.soak --only overload": "tests/test_commands.py",
+    "python -m tests.soak --only overload": "tests/soak/test_soak.py",
     "python -m tests.soak --only hosts": "tests/soak/test_hosts.py",
     "pytest tests/": "tests/test_end_to_end.py",
     "rmadapter up": "tests/service/embedded/test_up.py",

@@ -36,7 +36,7 @@ class Waiting:
 
 @pytest.fixture(params=["sync", "async"])
 def client(request: pytest.FixtureRequest, api: Api):
-    key = api.new_tenant()._http.headers["authorization"].split()[1]
+    key = api.new_tenant().http.headers["authorization"].split()[1]
     if request.param == "sync":
         with Client(api.url, key) as made:
             yield made

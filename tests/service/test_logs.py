@@ -59,14 +59,14 @@ def test_each_request_is_a_line_with_its_id_and_tenant_and_no_secret(
 ) -> None:
     client = api.new_tenant()
     lines()
-    key = client._http.headers["authorization"].split()[1]
-    answer = client._http.post(
+    key = client.http.headers["authorization"].split()[1]
+    answer = client.http.post(
         "/classify?token=hidden",
         files=[("files", ("secret-name.jpg", samples[0].data)), ("classes", (None, "a,b"))],
         headers={"x-request-id": "from-the-client"},
     )
     assert answer.status_code == 200
-    client._http.get("/healthz")
+    client.http.get("/healthz")
     logged = [line for line in lines() if line["logger"] == "rmadapter.access"]
     (line,) = logged
     assert line["request_id"] == answer.headers["x-request-id"] == "from-the-client"

@@ -54,7 +54,7 @@ def isolation(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     slot = Bank.slot_bytes(clip.image, clip.text, 32, adapter.image_first, adapter.text_first)
     few = {"bank_bytes": 4 * slot, "host_adapters": 8}
     with Cluster(folder, servers=1, workers=0, **few).running() as cluster:
-        where = (cluster.servers[0].url, cluster.registry, clip, samples)
+        where = (cluster.servers[0].url, cluster.records, clip, samples)
         run = Isolation(*where, tenants=50, fitted=5, seed=options.seed)
         run.run(options.minutes * 60)
         run.close()

@@ -60,13 +60,13 @@ def pictures() -> tuple[Callable[[bytes], None], list[bytes]]:
     from PIL import Image
 
     from adapters.errors import BadImage
-    from adapters.pixels import ImageLimits, PixelSpec, decode
+    from adapters.pixels import ImageLimits, PixelSpec, decode_image
 
     spec, limits = PixelSpec(32, (0.5,) * 3, (0.5,) * 3), ImageLimits(1 << 20, 1 << 20)
 
     def read(data: bytes) -> None:
         try:
-            pixels = decode(data, spec, limits)
+            pixels = decode_image(data, spec, limits)
         except BadImage:
             return
         assert pixels.shape == (3, 32, 32)
@@ -83,20 +83,32 @@ def pictures() -> tuple[Callable[[bytes], None], list[bytes]]:
 def adapter_files() -> tuple[Callable[[bytes], None], list[bytes]]:
     import torch
 
-    from adapters.artifact import Artifact, Manifest, decode, encode
+    from adapters.artifact import Artifact, Manifest, decode_artifact, encode_artifact
     from adapters.bank import AdapterWeights, TowerWeights
     from adapters.errors import BadArtifact
 
     def read(data: bytes) -> None:
         try:
-            decode(data)
+            decode_artifact(data)
         except BadArtifact:
             return
 
     shapes = ((1, 4, 2), (1, 2), (1, 2, 4), (1, 4))
     towers = [TowerWeights(1, *(torch.zeros(shape) for shape in shapes)) for _ in range(2)]
-    manifest = Manifest("c", "f", "t", "a", 1, ("x", "y"), "a {}.", 20.0, 1, 1, "now")
-    return read, [encode(Artifact(manifest, AdapterWeights(*towers)))]
+    manifest = Manifest(
+        clip="c",
+        fingerprint="f",
+        tenant="t",
+        adapter="a",
+        version=1,
+        classes=("x", "y"),
+        template="a {}.",
+        logit_scale=20.0,
+        image_first=1,
+        text_first=1,
+        created_at="now",
+    )
+    return read, [encode_artifact(Artifact(manifest, AdapterWeights(*towers)))]
 
 
 def archives() -> tuple[Callable[[bytes], None], list[bytes]]:

@@ -197,7 +197,7 @@ class Journey:
         self.hosts, self.network, self.samples = hosts, network, samples
         first = next(iter(hosts.servers))
         made = hosts.new_tenant(first)
-        api_key = made._http.headers["authorization"].split()[1]
+        api_key = made.http.headers["authorization"].split()[1]
         self.clients = {name: hosts.through(name, api_key) for name in hosts.servers}
 
     def fit(self, server: str, **params: int) -> str:

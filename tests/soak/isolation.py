@@ -23,7 +23,7 @@ from adapters.classify import scores
 from adapters.clip import FrozenCLIP
 from adapters.rmadapter import CLIPAdapters
 from service.client import Client
-from service.records import Registry
+from service.records import Records
 from tests.support.api import ADMIN_KEY
 from tests.support.random_adapters import add_version, random_adapters
 from training.data import ImageSet, Sample, image_set
@@ -64,14 +64,14 @@ class Isolation:
     def __init__(
         self,
         url: str,
-        registry: Registry,
+        records: Records,
         clip: FrozenCLIP,
         samples: list[Sample],
         tenants: int,
         fitted: int,
         seed: int,
     ) -> None:
-        self._registry, self._clip = registry, clip
+        self._records, self._clip = records, clip
         self._photos = [samples[0], samples[1], samples[24], samples[48]][:_PHOTOS]
         self._pixels = image_set(self._photos, clip.spec).pixels
         self._random = random.Random(seed)
@@ -131,9 +131,9 @@ class Isolation:
 
     def _add(self, tenant: Tenant, adapters: CLIPAdapters | None = None) -> int:
         adapters = adapters or random_adapters(self._clip, next(self._seeds))
-        number = self._registry.adapters.next_number(tenant.id, _ADAPTER)
+        number = self._records.adapters.next_number(tenant.id, _ADAPTER)
         truth = self._truth(adapters)
-        where = (self._registry, self._clip, tenant.id, _ADAPTER, number)
+        where = (self._records, self._clip, tenant.id, _ADAPTER, number)
         sha256 = add_version(*where, export(adapters)).sha256
         tenant.versions[number] = Version(sha256, truth)
         self.counts["versions added"] += 1

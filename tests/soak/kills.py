@@ -68,12 +68,12 @@ class Kills:
         self._cluster, self._samples = cluster, samples
         self._random = random.Random(seed)
         self.ledger = Ledger()
-        self._registry = cluster.registry
+        self._records = cluster.records
         self._tenant, self._client = cluster.new_tenant()
         self._fitted = upload(self._client, samples[:4] + samples[24:28])
         self._filled = self._client.create_dataset("filled")
         for number in (1, 2):
-            add_version(self._registry, clip, self._tenant, "pinned", number)
+            add_version(self._records, clip, self._tenant, "pinned", number)
         self._client.call("PUT", "/v1/adapters/pinned/live", json={"version": 1})
         self._truth = {number: self._scores(number)[1] for number in (1, 2)}
 
@@ -96,11 +96,11 @@ class Kills:
             self._check_job(job, adapter)
         stored = {
             hashlib.sha256(sample.data).hexdigest(): sample.label
-            for sample in self._registry.datasets.samples(self._tenant, self._filled)
+            for sample in self._records.datasets.samples(self._tenant, self._filled)
         }
         for digest, label in self.ledger.pictures.items():
             self._expect(stored.get(digest) == label, f"picture {digest} of {label} is lost")
-        labels = self._registry.datasets.get(self._tenant, self._filled).labels
+        labels = self._records.datasets.get(self._tenant, self._filled).labels
         self._expect(labels == Counter(stored.values()), f"counted {labels}")
 
     def _kill(self, kind: str, job: str) -> None:
@@ -137,15 +137,15 @@ class Kills:
 
     def _holder(self, job: str) -> Process | None:
         """The worker that has the job: its lease names host:pid:random."""
-        lease = self._registry.store.get(f"rmadapter:tenant:{self._tenant}:job:{job}:lease")
+        lease = self._records.store.get(f"rmadapter:tenant:{self._tenant}:job:{job}:lease")
         pid = int(lease.split(":")[1]) if lease else None
         return next((w for w in self._cluster.workers if w.pid == pid), None)
 
     def _attempts(self, job: str) -> int:
-        return self._registry.jobs.get(self._tenant, job).attempts
+        return self._records.jobs.get(self._tenant, job).attempts
 
     def _ended(self, job: str) -> bool:
-        return self._registry.jobs.get(self._tenant, job).ended
+        return self._records.jobs.get(self._tenant, job).ended
 
     # the load
 

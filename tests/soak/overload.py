@@ -17,11 +17,11 @@ import numpy as np
 from service.client import Client
 from training.data import Sample
 
-_STEP_SECONDS = 8.0  # of each rate in the search for the capacity
+STEP_SECONDS = 8.0  # of each rate in the search for the capacity
 _KEPT = 0.9  # of a rate: what must be answered, well and soon, for it to be within the capacity
 _SOON_SECONDS = 1.0
-_OVERLOAD, _OVERLOAD_SECONDS = 10, 30.0
-_SETTLE_SECONDS, _RECOVERED_SECONDS = 5.0, 10.0
+OVERLOAD, OVERLOAD_SECONDS = 10, 30.0
+_SETTLE_SECONDS, RECOVERED_SECONDS = 5.0, 10.0
 _MAX_RATIO = 2.0  # of the waiting time under overload to that at capacity
 _RSS_SECONDS = 1.0
 _PICTURES = 32  # of one request while warming up: every batch that these fall into
@@ -55,7 +55,7 @@ class Overload:
         """As it is sent: a client that made each anew would be what is waited for."""
         files = [("files", (sample.name, sample.data))]
         data = {"classes": list(CLASSES)}
-        request = self._client._http.build_request("POST", "/classify", files=files, data=data)
+        request = self._client.http.build_request("POST", "/classify", files=files, data=data)
         request.headers["connection"] = "close"
         head = [b"POST /classify HTTP/1.1", *(b"%b: %b" % pair for pair in request.headers.raw)]
         return b"\r\n".join(head) + b"\r\n\r\n" + request.read()
@@ -71,7 +71,7 @@ class Overload:
         asyncio.run(self._load(2.0, 3.0))
         rate, kept = 2.0, 1.0
         while True:
-            load = asyncio.run(self._load(rate, _STEP_SECONDS))
+            load = asyncio.run(self._load(rate, STEP_SECONDS))
             well = load.statuses[200] >= _KEPT * load.statuses.total()
             if not well or load.p99() > _SOON_SECONDS:
                 return kept
@@ -81,9 +81,9 @@ class Overload:
         self.warm()
         rate = self.capacity()
         steady, memory = asyncio.run(self._watched(rate, seconds))
-        over = asyncio.run(self._load(_OVERLOAD * rate, _OVERLOAD_SECONDS))
+        over = asyncio.run(self._load(OVERLOAD * rate, OVERLOAD_SECONDS))
         time.sleep(_SETTLE_SECONDS)
-        after = asyncio.run(self._load(rate, _RECOVERED_SECONDS))
+        after = asyncio.run(self._load(rate, RECOVERED_SECONDS))
         halves = np.array_split(steady.seconds, 2)
         ratio = over.p99() / steady.p99()
         report = {
@@ -94,7 +94,7 @@ class Overload:
                 round(float(np.percentile(half, 99)), 3) for half in halves
             ],
             **memory,
-            "overload, requests a second": round(_OVERLOAD * rate, 1),
+            "overload, requests a second": round(OVERLOAD * rate, 1),
             "overload, by status": dict(over.statuses),
             "overload, p99 of the accepted, seconds": round(over.p99(), 3),
             "its ratio to that at capacity": round(ratio, 2),

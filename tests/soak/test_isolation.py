@@ -16,7 +16,9 @@ def isolation(settings: Settings, clip: FrozenCLIP, samples: list[Sample], tmp_p
     """Four tenants on a bank of two slots, one of them with a fitted adapter."""
     few = {"bank_bytes": 1, "host_adapters": 4, "blob_url": tmp_path.as_uri()}
     for api in start_api(settings.model_copy(update=few), clip):
-        made = Isolation(api.url, api.services.registry, clip, samples, tenants=4, fitted=1, seed=1)
+        made = Isolation(
+            api.url, api.components.records, clip, samples, tenants=4, fitted=1, seed=1
+        )
         yield made
         made.close()
 

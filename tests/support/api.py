@@ -16,7 +16,7 @@ from service.client import Client
 from service.http.app import create_app
 from service.http.server import listen
 from service.settings import Settings
-from service.wiring import Services, open_services
+from service.wiring import Components, open_components
 from tests.support.waiting import wait_for
 from training.data import Sample
 
@@ -28,7 +28,7 @@ class Api:
     """A running API server."""
 
     url: str
-    services: Services
+    components: Components
     clients: ExitStack
 
     def admin(self) -> Client:
@@ -44,15 +44,15 @@ class Api:
 
 def start_api(settings: Settings, clip: FrozenCLIP) -> Iterator[Api]:
     """An API server on a free port, in a thread, over real HTTP."""
-    services = open_services(settings, clip)
+    components = open_components(settings, clip)
     listener = listen(settings)
-    server = uvicorn.Server(uvicorn.Config(create_app(services), log_level="warning", http="h11"))
+    server = uvicorn.Server(uvicorn.Config(create_app(components), log_level="warning", http="h11"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     wait_for(lambda: server.started)
     try:
         with ExitStack() as clients:
-            yield Api(f"http://127.0.0.1:{listener.getsockname()[1]}", services, clients)
+            yield Api(f"http://127.0.0.1:{listener.getsockname()[1]}", components, clients)
     finally:
         server.should_exit = True
         thread.join()

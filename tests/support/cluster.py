@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from service.cli import app
 from service.client import Client
 from service.embedded.redis_server import RedisServer
-from service.records import Registry, open_registry
+from service.records import Records, open_records
 from service.settings import Settings
 from tests.support.api import ADMIN_KEY
 from tests.support.waiting import wait_for
@@ -132,10 +132,10 @@ class Cluster:
         self._clients = ExitStack()
 
     @property
-    def registry(self) -> Registry:
+    def records(self) -> Records:
         """The records themselves, to look behind the API."""
         assert self.settings.redis_url and self.settings.blob_url
-        return open_registry(self.settings.redis_url, self.settings.blob_url, self.settings)
+        return open_records(self.settings.redis_url, self.settings.blob_url, self.settings)
 
     @contextmanager
     def running(self) -> Iterator["Cluster"]:

@@ -1,14 +1,15 @@
 """Adapters with random weights, as if fitted, and versions that hold them."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from adapters.artifact import Artifact, Manifest, encode
+from adapters.artifact import Artifact, Manifest, encode_artifact
 from adapters.bank import AdapterWeights, export
 from adapters.clip import FrozenCLIP
 from adapters.rmadapter import CLIPAdapters
-from service.records import Registry
+from service.records import Records
 from service.records.adapters import Version
 from training.fit import default_settings
 
@@ -28,8 +29,27 @@ def random_weights(clip: FrozenCLIP, seed: int, **changes: int) -> AdapterWeight
     return export(random_adapters(clip, seed, **changes))
 
 
+def manifest_of(clip: FrozenCLIP, /, **changes: Any) -> Manifest:
+    """A manifest of this CLIP's adapters, which fits `random_weights`."""
+    place = default_settings(clip).adapter
+    plain = {
+        "clip": clip.name,
+        "fingerprint": clip.fingerprint,
+        "tenant": "t",
+        "adapter": "a",
+        "version": 1,
+        "classes": ("crab", "lotus"),
+        "template": "a photo of a {}.",
+        "logit_scale": 20.0,
+        "image_first": place.image_first,
+        "text_first": place.text_first,
+        "created_at": "2026-01-01T00:00:00.000Z",
+    }
+    return Manifest(**(plain | changes))
+
+
 def add_version(
-    registry: Registry,
+    records: Records,
     clip: FrozenCLIP,
     tenant: str,
     adapter: str,
@@ -38,18 +58,6 @@ def add_version(
     classes: tuple[str, ...] = ("crab", "lotus"),
 ) -> Version:
     """A version with random weights, as a worker would store it; the number is its seed."""
-    manifest = Manifest(
-        clip=clip.name,
-        fingerprint=clip.fingerprint,
-        tenant=tenant,
-        adapter=adapter,
-        version=number,
-        classes=classes,
-        template="a photo of a {}.",
-        logit_scale=20.0,
-        image_first=3,
-        text_first=2,
-        created_at="2026-01-01T00:00:00.000Z",
-    )
+    manifest = manifest_of(clip, tenant=tenant, adapter=adapter, version=number, classes=classes)
     weights = weights or random_weights(clip, number)
-    return registry.adapters.add(manifest, encode(Artifact(manifest, weights)))
+    return records.adapters.add(manifest, encode_artifact(Artifact(manifest, weights)))

@@ -150,7 +150,7 @@ def test_a_lora_step_changes_every_update_and_leaves_the_clip_as_it_was(clip, po
 
 def test_lora_on_an_attention_without_joint_weights_is_an_error(clip, monkeypatch):
     block = clip.model.transformer.resblocks[0]
-    monkeypatch.setitem(block._modules, "attn", nn.Identity())
+    monkeypatch.setattr(block, "attn", nn.Identity())
     with pytest.raises(UnsupportedModel, match="in_proj_weight"):
         LoRA(clip, LoRASettings())
 

@@ -15,7 +15,7 @@ from training.jobs import FitJob
 from training.worker import Outcome, Task, work
 
 
-class Desk:
+class JobStore:
     """One job; remembers how it ended."""
 
     def __init__(self, task: Task) -> None:
@@ -47,9 +47,9 @@ class Desk:
 
 
 @pytest.fixture
-def desk(clip: FrozenCLIP, few: ImageSet) -> Desk:
+def job_store(clip: FrozenCLIP, few: ImageSet) -> JobStore:
     settings = default_settings(clip, epochs=1, min_steps=1, batch_size=16)
-    return Desk(Task(few, settings, "0" * 64, tuple(map(str, range(len(few))))))
+    return JobStore(Task(few, settings, "0" * 64, tuple(map(str, range(len(few))))))
 
 
 def memory_for(batch: int, error: Exception) -> Any:
@@ -75,18 +75,18 @@ def memory_for(batch: int, error: Exception) -> Any:
     ids=lambda error: type(error).__name__,
 )
 def test_a_fit_that_runs_out_of_memory_is_done_with_smaller_batches(
-    desk: Desk, clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch, error: Exception
+    job_store: JobStore, clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(worker, "evaluate_and_fit", memory_for(4, error))
-    work(clip, desk, FitJob("tenant", "job"))
-    assert desk.outcome is not None and desk.reason is None
-    assert desk.outcome.settings.batch_size == 4
+    work(clip, job_store, FitJob("tenant", "job"))
+    assert job_store.outcome is not None and job_store.reason is None
+    assert job_store.outcome.settings.batch_size == 4
 
 
 def test_a_fit_that_no_batch_makes_small_enough_fails_with_the_reason(
-    desk: Desk, clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch
+    job_store: JobStore, clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "evaluate_and_fit", memory_for(1, MemoryError()))
-    work(clip, desk, FitJob("tenant", "job"))
-    assert desk.outcome is None
-    assert desk.reason is not None and "too little memory for this fit" in desk.reason
+    work(clip, job_store, FitJob("tenant", "job"))
+    assert job_store.outcome is None
+    assert job_store.reason is not None and "too little memory for this fit" in job_store.reason

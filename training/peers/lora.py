@@ -15,7 +15,7 @@ from adapters.errors import UnsupportedModel
 from training.peers.pool import Fitted, Pool, adapted_cosines
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoRASettings:
     """CLIP-LoRA (Zanella & Ben Ayed, CVPRW 2024): r = 2 on q, k, v of all blocks of both towers."""
 

@@ -15,7 +15,7 @@ from training.fit import first_block
 from training.peers.pool import Fitted, Pool, adapted_cosines
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MMASettings:
     """MMA (Yang et al., CVPR 2024): its published settings, and its code's where the paper says
     nothing. Adapters sit in blocks 5…12 of 12, RMAdapter's upper two thirds; pictures are cropped

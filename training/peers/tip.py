@@ -12,7 +12,7 @@ from training.fit import class_features
 from training.peers.pool import Fitted, Pool, bound_cosines
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TipSettings:
     """Tip-Adapter-F (Zhang et al., ECCV 2022), its published settings."""
 

@@ -28,7 +28,7 @@ Plan = Mapping[str, Callable[[Pool, int], Fitted]]  # label → (training pool, 
 OnFit = Callable[[str, int], None]  # (label, seed), after each
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """One method under one protocol. Accuracies are shares, means over the seeds.
 
@@ -67,7 +67,7 @@ class Result:
         return tuple(harmonic_mean(base, novel) for base, novel in pairs)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """`method` minus `peer`, mean over paired seeds, and Student's interval (None: one seed)."""
 
@@ -174,8 +174,16 @@ def differences(results: Sequence[Result], method: str = "rmadapter") -> list[Di
                 pairs = zip(mine.score_by_seed(), peer.score_by_seed(), strict=True)
                 gaps = [a - b for a, b in pairs]
                 mean, interval = statistics.fmean(gaps), student(gaps)
-                where = mine.shots, mine.target
-                found.append(Difference(method, peer.method, mean, interval, *where))
+                found.append(
+                    Difference(
+                        method=method,
+                        peer=peer.method,
+                        mean=mean,
+                        interval=interval,
+                        shots=mine.shots,
+                        target=mine.target,
+                    )
+                )
     return found
 
 

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from service.errors import Invalid, Problem, TooLarge, problems_of
-from service.http.auth import Admitted, CurrentTenant, Reach, refuse_early
+from service.http.auth import Admitted, ComponentsDep, CurrentTenant, refuse_early
 from service.http.disconnect import unless_gone
 from service.http.middleware import media_type_of
 from service.http.schemas import (
@@ -32,7 +32,7 @@ from service.http.schemas import (
 )
 from service.inference.classifier import Answer, Question, Upload, default_template
 from service.records.adapters import Version
-from service.wiring import Services
+from service.wiring import Components
 
 _MAX_VALUES = 20_000  # of a JSON body: a thousand names and pictures have a few thousand
 _LARGE_JSON = 2**20  # bytes that are parsed in a few milliseconds
@@ -82,20 +82,24 @@ _BODY = {
 @router.post("/v1/classify", openapi_extra=_BODY)
 @router.post("/classify", openapi_extra=_BODY)
 async def classify(
-    request: Request, response: Response, reach: Reach, tenant: CurrentTenant, admission: Admitted
+    request: Request,
+    response: Response,
+    components: ComponentsDep,
+    tenant: CurrentTenant,
+    admission: Admitted,
 ) -> ClassifyOut:
     """Classifies pictures under any class names: multipart `files` or JSON `images`."""
-    body, files = await _read(request, reach)
-    version = await _version(reach, tenant, body.adapter, body.version)
+    body, files = await _read(request, components)
+    version = await _version(components, tenant, body.adapter, body.version)
     question = _question(tenant, version, body)
     answers, lease = await unless_gone(
-        request, reach.classifier.classify(question, files, admission)
+        request, components.classifier.classify(question, files, admission)
     )
     if version:
         response.headers["x-adapter-cache"] = lease.tier
         response.headers["x-adapter-version"] = str(version.number)
     return ClassifyOut(
-        model=reach.clip.name,
+        model=components.clip.name,
         adapter=version.adapter if version else None,
         version=version.number if version else None,
         artifact_sha256=version.sha256 if version else None,
@@ -115,20 +119,20 @@ _EMBEDDINGS = {
 async def embeddings(
     request: Request,
     response: Response,
-    reach: Reach,
+    components: ComponentsDep,
     tenant: CurrentTenant,
     admission: Admitted,
 ) -> EmbeddingsOut:
     """Features of texts and pictures, in OpenAI's response shape."""
     body = await _read_json(request, EmbeddingsIn)
-    version = await _version(reach, tenant, body.adapter, body.version)
+    version = await _version(components, tenant, body.adapter, body.version)
     given = [body.input] if isinstance(body.input, str) else body.input
     inputs = [_text_or_picture(i, text) for i, text in enumerate(given)]
-    features, tokens = await reach.classifier.embed(tenant, version, inputs, admission)
+    features, tokens = await components.classifier.embed(tenant, version, inputs, admission)
     if version:
         response.headers["x-adapter-version"] = str(version.number)
     return EmbeddingsOut(
-        model=reach.clip.name,
+        model=components.clip.name,
         adapter=version.adapter if version else None,
         version=version.number if version else None,
         data=[EmbeddingOut(index=i, embedding=_numbers(f, body)) for i, f in enumerate(features)],
@@ -137,9 +141,9 @@ async def embeddings(
 
 
 @router.get("/v1/models")
-async def models(reach: Reach, tenant: CurrentTenant) -> ModelsOut:
+async def models(components: ComponentsDep, tenant: CurrentTenant) -> ModelsOut:
     """The one CLIP that all tenants share, in OpenAI's shape."""
-    return ModelsOut(data=[ModelOut(id=reach.clip.name)])
+    return ModelsOut(data=[ModelOut(id=components.clip.name)])
 
 
 def _numbers(feature: NDArray[np.float32], body: EmbeddingsIn) -> list[float] | str:
@@ -149,7 +153,7 @@ def _numbers(feature: NDArray[np.float32], body: EmbeddingsIn) -> list[float] | 
 
 
 async def _version(
-    reach: Services, tenant: str, adapter: str | None, number: int | None
+    components: Components, tenant: str, adapter: str | None, number: int | None
 ) -> Version | None:
     """Without an adapter, zero-shot; with one, that one or an error, never another."""
     if adapter is None:
@@ -157,9 +161,9 @@ async def _version(
             raise Invalid("a version needs its adapter", Problem("adapter", "required"))
         return None
     return await run_in_threadpool(
-        reach.versions,
+        components.versions,
         (tenant, adapter, number),
-        lambda: reach.registry.adapters.version(tenant, adapter, number),
+        lambda: components.records.adapters.version(tenant, adapter, number),
     )
 
 
@@ -169,7 +173,14 @@ def _question(tenant: str, version: Version | None, body: ClassifyIn) -> Questio
     classes = tuple(body.classes if body.classes is not None else version.classes)  # type: ignore[union-attr]
     given = body.template or default_template(version)
     templates = (given,) if isinstance(given, str) else tuple(given)
-    return Question(tenant, version, classes, templates, body.top_k, body.min_score)
+    return Question(
+        tenant=tenant,
+        version=version,
+        classes=classes,
+        templates=templates,
+        top_k=body.top_k,
+        min_score=body.min_score,
+    )
 
 
 def _result(answer: Answer) -> ResultOut:
@@ -183,16 +194,15 @@ def _result(answer: Answer) -> ResultOut:
     )
 
 
-async def _read(request: Request, reach: Services) -> tuple[ClassifyIn, Sequence[Upload]]:
+async def _read(request: Request, components: Components) -> tuple[ClassifyIn, Sequence[Upload]]:
     media_type = media_type_of(request.headers)
     if media_type == "multipart/form-data":
-        return await _read_form(request, reach)
+        return await _read_form(request, components)
     if media_type == "application/json":
         body = await _read_json(request, ClassifyIn)
-        if len(body.images) > reach.settings.max_images:
-            raise TooLarge(
-                f"{len(body.images)} pictures, more than the {reach.settings.max_images} allowed"
-            )
+        if len(body.images) > components.settings.max_images:
+            most = components.settings.max_images
+            raise TooLarge(f"{len(body.images)} pictures, more than the {most} allowed")
         return body, await run_in_threadpool(_pictures, body.images)
     raise Invalid(
         "send multipart/form-data or application/json", Problem("content-type", repr(media_type))
@@ -235,8 +245,10 @@ def _pictures(images: Sequence[ImageIn]) -> list[Upload]:
     ]
 
 
-async def _read_form(request: Request, reach: Services) -> tuple[ClassifyIn, Sequence[Upload]]:
-    settings = reach.settings
+async def _read_form(
+    request: Request, components: Components
+) -> tuple[ClassifyIn, Sequence[Upload]]:
+    settings = components.settings
     async with request.form(
         max_files=4 * settings.max_images, max_fields=settings.max_classes + 100
     ) as form:

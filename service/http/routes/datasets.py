@@ -1,68 +1,85 @@
 """/v1/datasets: data sets and their pictures."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Annotated
 
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 
-from adapters.errors import BadImage
-from adapters.pixels import decode, media_type, thumbnail
+from adapters.clip import FrozenCLIP
+from adapters.errors import BadClasses, BadImage
+from adapters.names import has_control, normal_name
+from adapters.pixels import decode_image, media_type, thumbnail
 from service.archives import ArchiveLimits, Rejected, read_archive
 from service.errors import Invalid, OverQuota, Problem, TooLarge
-from service.http.auth import Manager, Reach
+from service.http.auth import ComponentsDep, Manager
 from service.http.paging import Cursor, Limit, PageOut
-from service.http.schemas import DatasetOut, ImageOut, MoveIn, Named, RejectedOut, UploadOut
+from service.http.schemas import (
+    MAX_NAME,
+    DatasetOut,
+    ImageOut,
+    MoveIn,
+    Named,
+    RejectedOut,
+    UploadOut,
+)
 from service.records.datasets import Added
-from service.wiring import Services, image_limits
+from service.wiring import Components, image_limits
 from training.data import Sample
 
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
 
-_MAX_LABEL = 100  # characters
 _MAX_NAME = 255
 
 
 @router.post("", status_code=201)
-def create_dataset(reach: Reach, tenant: Manager, body: Named) -> DatasetOut:
-    return DatasetOut.of(reach.registry.datasets.create(tenant, body.name))
+def create_dataset(components: ComponentsDep, tenant: Manager, body: Named) -> DatasetOut:
+    """Makes an empty data set. Photos are uploaded to it afterwards."""
+    return DatasetOut.of(components.records.datasets.create(tenant, body.name))
 
 
 @router.get("")
 def list_datasets(
-    reach: Reach, tenant: Manager, limit: Limit = 100, cursor: Cursor = None
+    components: ComponentsDep, tenant: Manager, limit: Limit = 100, cursor: Cursor = None
 ) -> PageOut[DatasetOut]:
-    page = reach.registry.datasets.page(tenant, limit, cursor)
+    """Lists data sets, the oldest first."""
+    page = components.records.datasets.page(tenant, limit, cursor)
     return PageOut(items=[DatasetOut.of(d) for d in page.items], cursor=page.cursor)
 
 
 @router.get("/{dataset}")
-def get_dataset(reach: Reach, tenant: Manager, dataset: str) -> DatasetOut:
-    return DatasetOut.of(reach.registry.datasets.get(tenant, dataset))
+def get_dataset(components: ComponentsDep, tenant: Manager, dataset: str) -> DatasetOut:
+    """Shows one data set and its number of photos per class."""
+    return DatasetOut.of(components.records.datasets.get(tenant, dataset))
 
 
 @router.delete("/{dataset}", status_code=204)
-def delete_dataset(reach: Reach, tenant: Manager, dataset: str) -> None:
-    reach.registry.datasets.delete(tenant, dataset)
+def delete_dataset(components: ComponentsDep, tenant: Manager, dataset: str) -> None:
+    """Deletes a data set with all its photos. Adapters fitted on it stay."""
+    components.records.datasets.delete(tenant, dataset)
 
 
 @router.post("/{dataset}/images")
 def upload_images(
-    reach: Reach,
+    components: ComponentsDep,
     tenant: Manager,
     dataset: str,
     label: Annotated[str | None, Form(examples=["rose"])] = None,
     files: Annotated[list[UploadFile] | None, File(examples=[["@1.jpg", "@2.jpg"]])] = None,
     archive: Annotated[UploadFile | None, File()] = None,
 ) -> UploadOut:
-    """Stores what is good and lists what is not: `label` with `files`, or one `archive`
-    (zip or tar, a folder a class)."""
-    reach.registry.datasets.get(tenant, dataset)
+    """Stores the photos that can be read, and lists the files that cannot.
+
+    Send `label` with `files`, or one `archive` (zip or tar, with a folder per class).
+    """
+    labels = _Labels(components.clip, components.records.datasets.get(tenant, dataset).labels)
     accepted, rejected, duplicates = 0, [], []
     new: list[str] = []
     try:
-        for item in _incoming(reach, label, files or [], archive):
-            outcome = _store(reach, tenant, dataset, item)
+        for item in _incoming(components, labels, label, files or [], archive):
+            outcome = _store(components, tenant, dataset, labels, item)
             if isinstance(outcome, Rejected):
                 rejected.append(outcome)
                 continue
@@ -73,7 +90,7 @@ def upload_images(
                 duplicates.append(_path(item))
     except (Invalid, OverQuota, TooLarge):  # all of an upload or, as its answer says, nothing
         for digest in new:
-            reach.registry.datasets.remove(tenant, dataset, digest)
+            components.records.datasets.remove(tenant, dataset, digest)
         raise
     if not accepted:
         problems = [Problem(r.file, r.reason) for r in rejected]
@@ -82,13 +99,13 @@ def upload_images(
         accepted=accepted,
         rejected=[RejectedOut(file=r.file, reason=r.reason) for r in rejected],
         duplicates=duplicates,
-        labels=reach.registry.datasets.get(tenant, dataset).labels,
+        labels=components.records.datasets.get(tenant, dataset).labels,
     )
 
 
 @router.get("/{dataset}/images")
 def list_images(
-    reach: Reach,
+    components: ComponentsDep,
     tenant: Manager,
     dataset: str,
     label: str | None = None,
@@ -96,14 +113,14 @@ def list_images(
     cursor: Cursor = None,
 ) -> PageOut[ImageOut]:
     """The pictures, or those of one class. A page holds about `limit` of them."""
-    page = reach.registry.datasets.images(tenant, dataset, label, limit, cursor)
+    page = components.records.datasets.images(tenant, dataset, label, limit, cursor)
     return PageOut(items=[ImageOut.of(image) for image in page.items], cursor=page.cursor)
 
 
 @router.get("/{dataset}/images/{image}", response_class=Response)
 def get_image(
     request: Request,
-    reach: Reach,
+    components: ComponentsDep,
     tenant: Manager,
     dataset: str,
     image: str,
@@ -112,7 +129,7 @@ def get_image(
     ] = None,
 ) -> Response:
     """A picture as it was sent, or small."""
-    found = reach.registry.datasets.image(tenant, dataset, image)
+    found = components.records.datasets.image(tenant, dataset, image)
     headers = {
         "ETag": f'"{found.digest}-{size or "whole"}"',
         "Cache-Control": "private, max-age=31536000, immutable",  # its name is that of its bytes
@@ -121,43 +138,82 @@ def get_image(
     }
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    data = reach.registry.datasets.data(tenant, dataset, found)
+    data = components.records.datasets.data(tenant, dataset, found)
     if size is None:
         return Response(data, media_type=media_type(data), headers=headers)
-    small = thumbnail(data, size, image_limits(reach.settings))
+    small = thumbnail(data, size, image_limits(components.settings))
     return Response(small, media_type="image/jpeg", headers=headers)
 
 
 @router.patch("/{dataset}/images/{image}")
-def move_image(reach: Reach, tenant: Manager, dataset: str, image: str, body: MoveIn) -> ImageOut:
+def move_image(
+    components: ComponentsDep, tenant: Manager, dataset: str, image: str, body: MoveIn
+) -> ImageOut:
     """Puts a picture into another class."""
-    _check_label(body.label)
-    return ImageOut.of(reach.registry.datasets.move(tenant, dataset, image, body.label.strip()))
+    present = components.records.datasets.image(tenant, dataset, image).label
+    known = components.records.datasets.get(tenant, dataset).labels
+    others = (label for label in known if label != present)  # so that a class can be renamed
+    label = _Labels(components.clip, others).take(body.label)
+    return ImageOut.of(components.records.datasets.move(tenant, dataset, image, label))
 
 
 @router.delete("/{dataset}/images/{image}", status_code=204)
-def delete_image(reach: Reach, tenant: Manager, dataset: str, image: str) -> None:
-    reach.registry.datasets.image(tenant, dataset, image)
-    reach.registry.datasets.remove(tenant, dataset, image)
+def delete_image(components: ComponentsDep, tenant: Manager, dataset: str, image: str) -> None:
+    """Deletes one photo."""
+    components.records.datasets.image(tenant, dataset, image)
+    components.records.datasets.remove(tenant, dataset, image)
+
+
+class _Labels:
+    """The labels of a data set, to which an upload adds."""
+
+    def __init__(self, clip: FrozenCLIP, known: Iterable[str]) -> None:
+        self._clip = clip
+        self._known: dict[tuple[int, ...], str] = {}
+        for label in known:
+            with suppress(BadClasses):  # an earlier release took longer ones
+                self._known[clip.prompt_ids(label)] = label
+
+    def take(self, label: str) -> str:
+        """A label's normal form, or the form in which the data set has it already.
+
+        Raises:
+            Invalid: empty, too long, not printable, or read by the model as another label is.
+        """
+        name = normal_name(label)
+        if not name or len(label) > MAX_NAME or has_control(label):
+            reason = f"{label[:120]!r} is not 1 to {MAX_NAME} printable characters"
+            raise Invalid("a label cannot be used", Problem("label", reason))
+        try:
+            known = self._known.setdefault(self._clip.prompt_ids(name), name)
+        except BadClasses as error:
+            raise Invalid("a label is too long", Problem("label", str(error))) from error
+        if normal_name(known) != name:
+            reason = f"{name!r} reads the same to the model as {known!r}, which is there already"
+            raise Invalid("two labels read the same", Problem("label", reason))
+        return known
 
 
 def _incoming(
-    reach: Services, label: str | None, files: list[UploadFile], archive: UploadFile | None
+    components: Components,
+    labels: _Labels,
+    label: str | None,
+    files: list[UploadFile],
+    archive: UploadFile | None,
 ) -> Iterable[Sample | Rejected]:
     if (archive is None) == (not files):
         raise Invalid(
             "send either files with a label, or one archive", Problem("files", "required")
         )
     if archive is not None:
-        settings = reach.settings
+        settings = components.settings
         limits = ArchiveLimits(
             settings.max_archive_entries, settings.max_archive_bytes, settings.max_image_bytes
         )
         return read_archive(archive.file, limits)
     if label is None:
         raise Invalid("files need a label", Problem("label", "required"))
-    _check_label(label)
-    return _labelled(label.strip(), files)
+    return _labelled(labels.take(label), files)
 
 
 def _labelled(label: str, files: list[UploadFile]) -> Iterator[Sample]:
@@ -165,17 +221,21 @@ def _labelled(label: str, files: list[UploadFile]) -> Iterator[Sample]:
         yield Sample(label, (file.filename or "")[-_MAX_NAME:], file.file.read())
 
 
-def _store(reach: Services, tenant: str, dataset: str, item: Sample | Rejected) -> Added | Rejected:
+def _store(
+    components: Components, tenant: str, dataset: str, labels: _Labels, item: Sample | Rejected
+) -> Added | Rejected:
     """Where the picture is stored, or why it is not."""
     if isinstance(item, Rejected):
         return item
     name = _path(item)
     try:
-        _check_label(item.label)
-        decode(item.data, reach.clip.spec, image_limits(reach.settings))
-    except (BadImage, Invalid) as error:
+        decode_image(item.data, components.clip.spec, image_limits(components.settings))
+        item = replace(item, label=labels.take(item.label))
+    except BadImage as error:
         return Rejected(name, str(error))
-    added = reach.registry.datasets.add(tenant, dataset, item)
+    except Invalid as error:
+        return Rejected(name, "; ".join(problem.reason for problem in error.problems))
+    added = components.records.datasets.add(tenant, dataset, item)
     if added.label != item.label:
         return Rejected(name, f"the same picture is in class {added.label!r}")
     return added
@@ -183,11 +243,3 @@ def _store(reach: Services, tenant: str, dataset: str, item: Sample | Rejected) 
 
 def _path(item: Sample | Rejected) -> str:
     return item.file if isinstance(item, Rejected) else str(PurePosixPath(item.label) / item.name)
-
-
-def _check_label(label: str) -> None:
-    if not label.strip() or len(label) > _MAX_LABEL or not label.isprintable():
-        raise Invalid(
-            f"a label has 1 to {_MAX_LABEL} printable characters",
-            Problem("label", repr(label[:120])),
-        )

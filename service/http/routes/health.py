@@ -10,8 +10,8 @@ from starlette.concurrency import run_in_threadpool
 
 from adapters.errors import RMAdapterError
 from service import metrics
-from service.http.auth import Reach
-from service.wiring import Services
+from service.http.auth import ComponentsDep
+from service.wiring import Components
 
 router = APIRouter(tags=["health"])
 
@@ -27,32 +27,32 @@ async def healthz() -> dict[str, str]:
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_class=JSONResponse)
-async def readyz(reach: Reach) -> JSONResponse:
+async def readyz(components: ComponentsDep) -> JSONResponse:
     """The device has just answered, and so has Redis: 200, or 503 with what did not.
 
     503 also while the server drains: it answers still, but no more should be sent here.
     """
-    if reach.draining.is_set():
+    if components.draining.is_set():
         return JSONResponse({"ready": False, "draining": True}, status_code=503)
-    device, redis = await asyncio.gather(_device(reach), _redis(reach))
+    device, redis = await asyncio.gather(_device(components), _redis(components))
     ready = device == redis == "ok"
-    body = {"ready": ready, "model": reach.clip.name, "device": device, "redis": redis}
+    body = {"ready": ready, "model": components.clip.name, "device": device, "redis": redis}
     return JSONResponse(body, status_code=200 if ready else 503)
 
 
 @router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", response_class=Response)
-def metrics_text(reach: Reach) -> Response:
+def metrics_text(components: ComponentsDep) -> Response:
     """Prometheus's text format."""
     with suppress(RMAdapterError):  # Redis is away: the last number stands
-        metrics.OPEN_JOBS.set(reach.registry.jobs.waiting())
+        metrics.OPEN_JOBS.set(components.records.jobs.waiting())
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _device(reach: Services) -> str:
+async def _device(components: Components) -> str:
     try:
         async with asyncio.timeout(_PING_SECONDS):
-            await asyncio.wrap_future(reach.engine.ping())
+            await asyncio.wrap_future(components.engine.ping())
     except TimeoutError:
         return f"no answer within {_PING_SECONDS:g} s"
     except RMAdapterError as error:
@@ -62,10 +62,10 @@ async def _device(reach: Services) -> str:
     return "ok"
 
 
-async def _redis(reach: Services) -> str:
+async def _redis(components: Components) -> str:
     try:
         async with asyncio.timeout(_PING_SECONDS):
-            await run_in_threadpool(reach.registry.store.check_writes)
+            await run_in_threadpool(components.records.store.check_writes)
     except TimeoutError:
         return "no answer"
     except RMAdapterError as error:

@@ -8,13 +8,15 @@ from fastapi import APIRouter, Depends, Header, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
-from adapters.classify import check_template
+from adapters.classify import check_classes, check_template
+from adapters.errors import BadClasses
 from service import tracing
 from service.errors import Invalid, Problem
-from service.http.auth import Manager, Reach
+from service.http.auth import ComponentsDep, Manager
 from service.http.paging import Cursor, Limit, PageOut
 from service.http.schemas import JobIn, JobOut
 from service.records.jobs import Job, JobSpec
+from service.wiring import Components
 from training.data import check_label_counts
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -25,52 +27,65 @@ _KEEP_ALIVE_POLLS = 60  # an event at least every 15 s, so that proxies keep the
 
 @router.post("", status_code=202)
 def create_job(
-    reach: Reach,
+    components: ComponentsDep,
     tenant: Manager,
     body: JobIn,
     response: Response,
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> JobOut:
     """Starts a fit. The same `Idempotency-Key` within a day answers with the same job."""
-    dataset = reach.registry.datasets.get(tenant, body.dataset)
-    check_label_counts(dataset.labels, reach.settings.min_images)
+    dataset = components.records.datasets.get(tenant, body.dataset)
+    check_label_counts(dataset.labels, components.settings.min_images)
     check_template(body.params.template)
-    if (body.params.rank or 1) > reach.settings.bank_rank:
-        limit = f"at most {reach.settings.bank_rank} here"
+    _check_labels(components, tuple(dataset.labels), body.params.template)
+    if (body.params.rank or 1) > components.settings.bank_rank:
+        limit = f"at most {components.settings.bank_rank} here"
         raise Invalid("the rank is above the server's", Problem("params.rank", limit))
     params = body.params.model_dump(exclude_defaults=True)
     spec = JobSpec(body.dataset, body.adapter, params, body.publish)
-    job = reach.registry.jobs.create(tenant, spec, idempotency_key, tracing.here())
+    job = components.records.jobs.create(tenant, spec, idempotency_key, tracing.here())
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return JobOut.of(job)
 
 
+def _check_labels(components: Components, labels: tuple[str, ...], template: str) -> None:
+    try:
+        check_classes(labels, components.settings.max_classes)
+        components.clip.check_names(labels, template)
+    except BadClasses as error:
+        problem = Problem("dataset", str(error))
+        raise Invalid("the data set's labels cannot be class names", problem) from error
+
+
 @router.get("")
 def list_jobs(
-    reach: Reach, tenant: Manager, limit: Limit = 100, cursor: Cursor = None
+    components: ComponentsDep, tenant: Manager, limit: Limit = 100, cursor: Cursor = None
 ) -> PageOut[JobOut]:
-    page = reach.registry.jobs.page(tenant, limit, cursor)
+    """Lists jobs, the oldest first; ended ones for a limited number of days."""
+    page = components.records.jobs.page(tenant, limit, cursor)
     return PageOut(items=[JobOut.of(job) for job in page.items], cursor=page.cursor)
 
 
 @router.get("/{job}")
-def get_job(reach: Reach, tenant: Manager, job: str) -> JobOut:
-    return JobOut.of(reach.registry.jobs.get(tenant, job))
+def get_job(components: ComponentsDep, tenant: Manager, job: str) -> JobOut:
+    """Shows one job: its state, progress and, at the end, its metrics or error."""
+    return JobOut.of(components.records.jobs.get(tenant, job))
 
 
-def existing_job(reach: Reach, tenant: Manager, job: str) -> Job:
+def existing_job(components: ComponentsDep, tenant: Manager, job: str) -> Job:
     """Looked up before the stream starts, so that an unknown job is a 404."""
-    return reach.registry.jobs.get(tenant, job)
+    return components.records.jobs.get(tenant, job)
 
 
 @router.delete("/{job}", status_code=202)
-def cancel_job(reach: Reach, tenant: Manager, job: str) -> JobOut:
-    return JobOut.of(reach.registry.jobs.cancel(tenant, job))
+def cancel_job(components: ComponentsDep, tenant: Manager, job: str) -> JobOut:
+    """Cancels a job. A running fit stops at its next step."""
+    return JobOut.of(components.records.jobs.cancel(tenant, job))
 
 
 @router.get("/{job}/events", response_class=EventSourceResponse)
 async def job_events(
-    reach: Reach, first: Annotated[Job, Depends(existing_job)]
+    components: ComponentsDep, first: Annotated[Job, Depends(existing_job)]
 ) -> AsyncIterator[ServerSentEvent]:
     """The job as server-sent events: `progress` whenever it changed, then `end`.
 
@@ -82,7 +97,7 @@ async def job_events(
         if out != shown or polls >= _KEEP_ALIVE_POLLS:
             shown, polls = out, 0
             yield ServerSentEvent(data=out, event="end" if job.ended else "progress")
-        if job.ended or reach.draining.is_set():
+        if job.ended or components.draining.is_set():
             return
         await asyncio.sleep(_POLL_SECONDS)
-        job = await run_in_threadpool(reach.registry.jobs.get, job.tenant, job.id)
+        job = await run_in_threadpool(components.records.jobs.get, job.tenant, job.id)

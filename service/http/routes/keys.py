@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from service.http.auth import Manager, Reach
+from service.http.auth import ComponentsDep, Manager
 from service.http.paging import Cursor, Limit, PageOut
 from service.http.schemas import KeyIn, KeyInfoOut, NewKeyOut
 
@@ -10,22 +10,23 @@ router = APIRouter(prefix="/v1/keys", tags=["keys"])
 
 
 @router.post("", status_code=201)
-def create_key(reach: Reach, tenant: Manager, body: KeyIn) -> NewKeyOut:
+def create_key(components: ComponentsDep, tenant: Manager, body: KeyIn) -> NewKeyOut:
     """One more key, shown this once."""
-    key, api_key = reach.registry.tenants.add_key(tenant, body.scope)
+    key, api_key = components.records.tenants.add_key(tenant, body.scope)
     return NewKeyOut(**KeyInfoOut.of(key).model_dump(), api_key=api_key)
 
 
 @router.get("")
 def list_keys(
-    reach: Reach, tenant: Manager, limit: Limit = 100, cursor: Cursor = None
+    components: ComponentsDep, tenant: Manager, limit: Limit = 100, cursor: Cursor = None
 ) -> PageOut[KeyInfoOut]:
-    keys = sorted(reach.registry.tenants.get(tenant).keys, key=lambda key: key.id)
+    """Lists the tenant's API keys, without the keys themselves."""
+    keys = sorted(components.records.tenants.get(tenant).keys, key=lambda key: key.id)
     rest = [KeyInfoOut.of(key) for key in keys if cursor is None or key.id > cursor]
     return PageOut(items=rest[:limit], cursor=rest[limit - 1].key_id if rest[limit:] else None)
 
 
 @router.delete("/{key_id}", status_code=204)
-def revoke_key(reach: Reach, tenant: Manager, key_id: str) -> None:
+def revoke_key(components: ComponentsDep, tenant: Manager, key_id: str) -> None:
     """Ends a key at once. The last one that may manage the tenant cannot go: 409."""
-    reach.registry.tenants.revoke_key(tenant, key_id)
+    components.records.tenants.revoke_key(tenant, key_id)

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from service.http.auth import Admin, Reach
+from service.http.auth import Admin, ComponentsDep
 from service.http.paging import Cursor, Limit, PageOut
 from service.http.schemas import KeyOut, Named, RotateIn, TenantOut
 
@@ -10,28 +10,32 @@ router = APIRouter(prefix="/v1/tenants", tags=["tenants"], dependencies=[Admin])
 
 
 @router.post("", status_code=201)
-def create_tenant(reach: Reach, body: Named) -> KeyOut:
+def create_tenant(components: ComponentsDep, body: Named) -> KeyOut:
     """Makes a tenant. Its key is shown this once."""
-    tenant, api_key = reach.registry.tenants.create(body.name)
+    tenant, api_key = components.records.tenants.create(body.name)
     return KeyOut(tenant=tenant.id, api_key=api_key)
 
 
 @router.get("")
-def list_tenants(reach: Reach, limit: Limit = 100, cursor: Cursor = None) -> PageOut[TenantOut]:
-    page = reach.registry.tenants.page(limit, cursor)
+def list_tenants(
+    components: ComponentsDep, limit: Limit = 100, cursor: Cursor = None
+) -> PageOut[TenantOut]:
+    """Lists tenants by id. Needs the admin key."""
+    page = components.records.tenants.page(limit, cursor)
     return PageOut(items=[TenantOut.of(t) for t in page.items], cursor=page.cursor)
 
 
 @router.post("/{tenant}/keys", status_code=201)
-def rotate_keys(reach: Reach, tenant: str, body: RotateIn | None = None) -> KeyOut:
-    """A new key; all others of its scope end at once, those of the other scope stay.
+def rotate_keys(components: ComponentsDep, tenant: str, body: RotateIn | None = None) -> KeyOut:
+    """Makes a new API key and ends all others of its scope at once.
 
-    Without a body the scope is `manage`."""
+    Keys of the other scope stay. Without a body the scope is `manage`.
+    """
     scope = body.scope if body else "manage"
-    return KeyOut(tenant=tenant, api_key=reach.registry.tenants.rotate(tenant, scope)[1])
+    return KeyOut(tenant=tenant, api_key=components.records.tenants.rotate(tenant, scope)[1])
 
 
 @router.delete("/{tenant}", status_code=204)
-def erase_tenant(reach: Reach, tenant: str) -> None:
+def erase_tenant(components: ComponentsDep, tenant: str) -> None:
     """Erases a tenant with all its data."""
-    reach.registry.tenants.erase(tenant)
+    components.records.tenants.erase(tenant)

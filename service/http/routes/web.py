@@ -26,6 +26,7 @@ router = APIRouter(include_in_schema=False)
 @router.head("/")
 @router.get("/")
 def index() -> FileResponse:
+    """The console's only page."""
     return FileResponse(_FILES / "index.html", headers=_HEADERS)
 
 

@@ -24,7 +24,7 @@ def run(api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Runs a command as a tenant with nothing yet."""
     client = api.new_tenant()
     monkeypatch.setenv("RMADAPTER_URL", api.url)
-    monkeypatch.setenv("RMADAPTER_API_KEY", client._http.headers["authorization"].split()[1])
+    monkeypatch.setenv("RMADAPTER_API_KEY", client.http.headers["authorization"].split()[1])
     monkeypatch.setenv("RMADAPTER_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
 

@@ -8,30 +8,30 @@ import pytest
 
 from service.embedded import ensure_default_tenant, stopped
 from service.embedded.redis_server import RedisServer
-from service.records import Registry, open_registry
+from service.records import Records, open_records
 from service.settings import Settings
 
 
 @pytest.fixture
-def registry(settings: Settings, server: RedisServer, tmp_path: Path) -> Registry:
-    return open_registry(server.url, (tmp_path / "blobs").as_uri(), settings)
+def records(settings: Settings, server: RedisServer, tmp_path: Path) -> Records:
+    return open_records(server.url, (tmp_path / "blobs").as_uri(), settings)
 
 
-def key_of(registry: Registry, folder: Path) -> str:
+def key_of(records: Records, folder: Path) -> str:
     folder.mkdir(exist_ok=True)
-    ensure_default_tenant(registry, folder)
+    ensure_default_tenant(records, folder)
     return (folder / "default.key").read_text().strip()
 
 
 def test_a_second_machine_leaves_the_first_ones_key_as_it_is(
-    registry: Registry, tmp_path: Path
+    records: Records, tmp_path: Path
 ) -> None:
-    first = key_of(registry, tmp_path / "first")
-    second = key_of(registry, tmp_path / "second")
-    grants = {registry.tenants.authenticate(one) for one in (first, second)}
+    first = key_of(records, tmp_path / "first")
+    second = key_of(records, tmp_path / "second")
+    grants = {records.tenants.authenticate(one) for one in (first, second)}
     assert first != second
     assert len(grants) == 1
-    assert key_of(registry, tmp_path / "first") == first
+    assert key_of(records, tmp_path / "first") == first
 
 
 def test_a_data_directory_that_was_there_before_is_made_private(tmp_path: Path) -> None:

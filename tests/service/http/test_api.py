@@ -55,7 +55,7 @@ def fitted(tenant: Client, dataset: str, worker: None) -> str:
 
 
 def raw(client: Client, method: str, path: str, **options) -> httpx.Response:
-    return client._http.request(method, path, **options)
+    return client.http.request(method, path, **options)
 
 
 def problem(response: httpx.Response, status: int) -> dict:
@@ -235,7 +235,7 @@ def test_a_job_answers_202_with_its_place_and_can_be_cancelled(
 
 def test_events_end_with_the_ended_job(tenant: Client, fitted: str) -> None:
     job = next(job for job in tenant.pages("/v1/jobs") if job["adapter"] == fitted)["job"]
-    with tenant._http.stream("GET", f"/v1/jobs/{job}/events") as response:
+    with tenant.http.stream("GET", f"/v1/jobs/{job}/events") as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         text = "".join(response.iter_text())
     assert "event: end" in text
@@ -306,12 +306,12 @@ def test_the_live_version_cannot_be_deleted_others_can(
 
 
 def test_the_artifact_is_the_file_that_answers_name(tenant: Client, fitted: str) -> None:
-    from adapters.artifact import decode, sha256
+    from adapters.artifact import decode_artifact, sha256
 
     data = raw(tenant, "GET", f"/v1/adapters/{fitted}/versions/2/artifact").content
     answer = tenant.classify([("a", _noise())], adapter=fitted, version=2)
     assert answer["artifact_sha256"] == sha256(data)
-    manifest = decode(data).manifest
+    manifest = decode_artifact(data).manifest
     assert (manifest.tenant, manifest.adapter, manifest.version) == (tenant.tenant, fitted, 2)
     assert len(manifest.info["data_digest"]) == 64
 
@@ -469,13 +469,13 @@ def test_a_client_that_goes_away_frees_its_places_in_the_queue(
     api: Api, tenant: Client, samples: list[Sample]
 ) -> None:
     release = threading.Event()
-    api.services.engine.call(lambda: release.wait(60))  # the device is busy
-    queue = api.services.engine._queue
+    api.components.engine.call(lambda: release.wait(60))  # the device is busy
+    queue = api.components.engine.queue
     try:
         with pytest.raises(httpx.ReadTimeout), httpx.Client(timeout=2) as impatient:
             impatient.post(
                 f"{api.url}/classify",
-                headers=tenant._http.headers,
+                headers=tenant.http.headers,
                 data={"classes": NAMES},
                 files=[("files", (f"{i}", samples[i].data)) for i in range(5)],
             )
@@ -543,7 +543,7 @@ def test_a_body_that_says_it_is_over_the_limit_is_413_before_any_of_it_is_sent(
 ) -> None:
     connection = http.client.HTTPConnection(api.url.removeprefix("http://"), timeout=10)
     connection.putrequest("POST", "/classify")
-    connection.putheader("authorization", tenant._http.headers["authorization"])
+    connection.putheader("authorization", tenant.http.headers["authorization"])
     connection.putheader("content-type", "application/json")
     connection.putheader("content-length", str(31 * 2**20))
     connection.endheaders()
@@ -615,7 +615,7 @@ def test_health_readiness_and_metrics(api: Api, tenant: Client) -> None:
 def test_readiness_fails_when_the_device_is_stuck(api: Api) -> None:
     """Promise 3: not only when the process is gone."""
     release = threading.Event()
-    api.services.engine.call(lambda: release.wait(10))
+    api.components.engine.call(lambda: release.wait(10))
     try:
         stuck = httpx.get(f"{api.url}/readyz", timeout=10)
         assert stuck.status_code == 503

@@ -124,7 +124,7 @@ def test_a_bad_picture_among_good_ones_is_an_entry_with_its_error(
 @bad_pictures
 def test_a_bad_picture_as_a_data_uri_is_422(tenant: Client, data: bytes, reason: str) -> None:
     uri = "data:image/png;base64," + base64.b64encode(data).decode()
-    response = tenant._http.post("/v1/embeddings", json={"input": ["a", uri]})
+    response = tenant.http.post("/v1/embeddings", json={"input": ["a", uri]})
     (error,) = problem(response, 422)["errors"]
     assert error["field"] == "input[1]"
     assert reason in error["reason"] or error["reason"] == "not base64"
@@ -176,7 +176,7 @@ def test_an_archive_that_breaks_off_leaves_nothing(tenant: Client) -> None:
             archive.addfile(entry, io.BytesIO(picture(seed=i)))
     half = stream.getvalue()[: 3 * entry.size]
     files = {"archive": ("a.tar", half)}
-    problem(tenant._http.post(f"/v1/datasets/{dataset}/images", files=files), 422)
+    problem(tenant.http.post(f"/v1/datasets/{dataset}/images", files=files), 422)
     assert tenant.call("GET", f"/v1/datasets/{dataset}")["images"] == 0
 
 
@@ -230,7 +230,7 @@ def send(api: Api, path: str, kind: str, key: str, chunked: bool, mib: int) -> t
 def test_a_body_over_the_limit_is_413_before_it_is_all_read(
     api: Api, tenant: Client, dataset: str, path: str, kind: str
 ) -> None:
-    key = tenant._http.headers["authorization"].split()[1]
+    key = tenant.http.headers["authorization"].split()[1]
     status, sent = send(api, path.format(dataset=dataset), kind, key, chunked=True, mib=120)
     assert status in (413, 0)  # 0: it hung up before the answer was read
     assert sent < 110
@@ -249,7 +249,7 @@ def head_alone(api: Api, tenant: Client, path: str, kind: str, mib: int) -> Iter
     host, port = api.url.removeprefix("http://").split(":")
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\n"
     head += f"content-length: {mib * MIB}\r\n"
-    head += f"authorization: {tenant._http.headers['authorization']}\r\n\r\n"
+    head += f"authorization: {tenant.http.headers['authorization']}\r\n\r\n"
     with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(head.encode())
         yield connection
@@ -274,10 +274,10 @@ def test_nothing_is_read_or_looked_up_for_one_whose_pictures_would_wait_for_too_
     api: Api, tenant: Client, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def looked_up() -> int:
-        return int(api.services.registry.store.info("commandstats")["cmdstat_get"]["calls"])
+        return int(api.components.records.store.info("commandstats")["cmdstat_get"]["calls"])
 
     tenant.call("GET", "/v1/datasets")  # its key is known
-    engine = api.services.engine
+    engine = api.components.engine
     monkeypatch.setattr(engine.gate, "picture_seconds", 1.0)
     with engine.admitted(tenant.tenant) as admission:
         admission.hold(1000)
@@ -290,7 +290,7 @@ def test_nothing_is_read_or_looked_up_for_one_whose_pictures_would_wait_for_too_
 def test_a_request_counts_as_under_way_while_its_body_is_still_coming(
     api: Api, tenant: Client
 ) -> None:
-    engine, deadline = api.services.engine, time.monotonic() + 10
+    engine, deadline = api.components.engine, time.monotonic() + 10
     with head_alone(api, tenant, "/classify", "multipart/form-data; boundary=b", 1):
         while engine.gate.under_way != {tenant.tenant: 1} and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -318,7 +318,7 @@ def test_a_request_counts_as_under_way_while_its_body_is_still_coming(
 )
 def test_class_names_that_cannot_be_used_are_422(tenant: Client, classes: bytes) -> None:
     files = [("files", ("a", picture()))]
-    form = tenant._http.post("/classify", data={"classes": classes.decode()}, files=files)
+    form = tenant.http.post("/classify", data={"classes": classes.decode()}, files=files)
     if classes in (b'["\\u0000", "a"]', b"{}"):  # names like any others: "{}" is one
         assert form.status_code in (200, 422)
     else:
@@ -326,7 +326,7 @@ def test_class_names_that_cannot_be_used_are_422(tenant: Client, classes: bytes)
     image = base64.b64encode(picture()).decode()
     body = b'{"images": [{"b64": "%b"}], "classes": %b}' % (image.encode(), classes)
     headers = {"content-type": "application/json"}
-    response = tenant._http.post("/classify", content=body, headers=headers)
+    response = tenant.http.post("/classify", content=body, headers=headers)
     assert response.status_code in ((200, 422) if b"u0000" in classes else (422,))
 
 
@@ -335,7 +335,7 @@ def test_names_that_cannot_be_used_are_422(tenant: Client, name: str) -> None:
     headers = {"content-type": "application/json"}
     for path, field in (("/v1/datasets", "name"), ("/v1/jobs", "adapter")):
         body = json.dumps({field: name} | ({"dataset": "d"} if field == "adapter" else {}))
-        response = tenant._http.post(path, content=body, headers=headers)
+        response = tenant.http.post(path, content=body, headers=headers)
         if "\x00" in name and field == "name":
             assert response.status_code in (201, 422)
         else:
@@ -348,7 +348,7 @@ def test_addresses_are_words_and_never_fetched(tenant: Client, url: str) -> None
     answer = tenant.call("POST", "/v1/embeddings", json={"input": url})
     assert answer["usage"]["prompt_tokens"] > 2
     body = {"images": [{"b64": url}], "classes": ["a"]}
-    problem(tenant._http.post("/classify", json=body), 422)
+    problem(tenant.http.post("/classify", json=body), 422)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_addresses_are_words_and_never_fetched(tenant: Client, url: str) -> None
 )
 def test_half_a_character_is_422_wherever_it_is(tenant: Client, path: str, body: dict) -> None:
     headers = {"content-type": "application/json"}
-    response = tenant._http.post(path, content=json.dumps(body), headers=headers)
+    response = tenant.http.post(path, content=json.dumps(body), headers=headers)
     problem(response, 422)
 
 
@@ -381,4 +381,4 @@ def test_half_a_character_is_422_wherever_it_is(tenant: Client, path: str, body:
 def test_a_text_far_past_what_clip_reads_is_422_before_it_is_made_tokens(
     tenant: Client, path: str, body: dict
 ) -> None:
-    assert "1000 characters" in json.dumps(problem(tenant._http.post(path, json=body), 422))
+    assert "1000 characters" in json.dumps(problem(tenant.http.post(path, json=body), 422))

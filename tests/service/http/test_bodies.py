@@ -32,7 +32,7 @@ def send(client: Client, path: str, body: bytes, key: str | None = None) -> http
     headers = {"content-type": "application/json"}
     if key:
         headers["authorization"] = f"Bearer {key}"
-    return client._http.post(path, content=body, headers=headers)
+    return client.http.post(path, content=body, headers=headers)
 
 
 def many(item: str, head: str, tail: str, size: int) -> bytes:
@@ -62,7 +62,7 @@ def test_others_are_answered_while_a_large_wrong_body_is_read(tenant: Client, wr
     body, waits = many(*WRONG[wrong], size=16_000_000), list[float]()
     sender = threading.Thread(target=send, args=(tenant, "/v1/classify", body))
     sender.start()
-    with httpx.Client(base_url=tenant._http.base_url) as other:
+    with httpx.Client(base_url=tenant.http.base_url) as other:
         while sender.is_alive():
             started = time.monotonic()
             assert other.get("/healthz").status_code == 200
@@ -95,10 +95,10 @@ def test_every_route_refuses_a_classify_key_or_reads_little(
     key = tenant.call("POST", "/v1/keys", json={"scope": "classify"})["api_key"]
     headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
     at = re.sub(r"{[^}]+}", "1", path)
-    response = tenant._http.request(method, at, content=b"{not json", headers=headers)
+    response = tenant.http.request(method, at, content=b"{not json", headers=headers)
     assert response.status_code == (422 if path in PICTURE_PATHS else 403), response.text
     wrong = many("{}", '{"images": [', "]}", 1_000_000)
-    refused = tenant._http.request(method, at, content=wrong, headers=headers)
+    refused = tenant.http.request(method, at, content=wrong, headers=headers)
     assert refused.status_code in (403, 413, 422)
     assert len(refused.content) < 10_000
 
@@ -140,11 +140,11 @@ def test_names_by_commas_are_classes_in_a_form_and_in_json(
     tenant: Client, samples: list[Sample]
 ) -> None:
     photo = samples[0].data
-    form = tenant._http.post(
+    form = tenant.http.post(
         "/classify", files={"files": ("a.jpg", photo)}, data={"classes": "crab,lotus"}
     )
     body = {"images": [{"b64": base64.b64encode(photo).decode()}], "classes": "crab,lotus"}
-    both = form, tenant._http.post("/classify", json=body)
+    both = form, tenant.http.post("/classify", json=body)
     labels = [[p["label"] for p in r.json()["results"][0]["predictions"]] for r in both]
     assert labels[0] == labels[1]
     assert sorted(labels[0]) == ["crab", "lotus"]
@@ -164,7 +164,7 @@ def dialects(data: bytes) -> dict[str, str]:
 
 def test_base64_is_read_in_all_its_dialects(tenant: Client, samples: list[Sample]) -> None:
     answers = [
-        tenant._http.post(
+        tenant.http.post(
             "/classify", json={"images": [{"b64": text}], "classes": ["crab", "lotus"]}
         ).json()["results"][0]["predictions"]
         for text in dialects(samples[0].data).values()
@@ -174,15 +174,15 @@ def test_base64_is_read_in_all_its_dialects(tenant: Client, samples: list[Sample
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/"])
 def test_balancers_may_ask_for_the_head_alone(tenant: Client, path: str) -> None:
-    response = tenant._http.head(path)
+    response = tenant.http.head(path)
     assert response.status_code == 200
     assert not response.content
 
 
 def test_openais_client_reads_embeddings_and_models(tenant: Client) -> None:
-    key = tenant._http.headers["authorization"].split()[1]
+    key = tenant.http.headers["authorization"].split()[1]
     with openai.OpenAI(
-        base_url=f"{str(tenant._http.base_url).rstrip('/')}/v1", api_key=key
+        base_url=f"{str(tenant.http.base_url).rstrip('/')}/v1", api_key=key
     ) as client:
         packed = client.embeddings.create(model="any", input=["a crab", "a cup"], user="someone")
         plain = client.embeddings.create(
@@ -195,7 +195,7 @@ def test_openais_client_reads_embeddings_and_models(tenant: Client) -> None:
 
 def test_a_request_id_that_could_forge_a_log_line_is_replaced(tenant: Client) -> None:
     forged = "x] [tenant=root\u2028next"
-    answer = tenant._http.get("/healthz", headers={"x-request-id": forged.encode()})
+    answer = tenant.http.get("/healthz", headers={"x-request-id": forged.encode()})
     assert answer.headers["x-request-id"] != forged
     assert len(answer.headers["x-request-id"]) == 32
 
@@ -213,16 +213,16 @@ def test_no_name_holds_a_control_character(
         ("/v1/datasets", {"name": f"a{sign}"}),
     ]
     for path, body in wrong:
-        assert tenant._http.post(path, json=body).status_code == 422, (path, body.keys())
+        assert tenant.http.post(path, json=body).status_code == 422, (path, body.keys())
 
 
 @pytest.mark.parametrize("path", ["/classify", "/v1/embeddings", "/v1/datasets"])
 def test_a_client_that_hangs_up_is_no_error_of_ours(
     tenant: Client, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    host, port = tenant._http.base_url.host, tenant._http.base_url.port
+    host, port = tenant.http.base_url.host, tenant.http.base_url.port
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    head += f"Authorization: {tenant._http.headers['authorization']}\r\nContent-Length: 50\r\n"
+    head += f"Authorization: {tenant.http.headers['authorization']}\r\nContent-Length: 50\r\n"
     with caplog.at_level("INFO", "rmadapter.access"):
         with socket.create_connection((host, port)) as line:
             line.sendall(f"{head}\r\n{{".encode())
@@ -239,7 +239,7 @@ def test_an_offer_of_http_2_keeps_its_body(tenant: Client, samples: list[Sample]
         "classes": ["crab", "lotus"],
     }
     offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMA"}
-    response = tenant._http.post("/classify", json=body, headers=offer)
+    response = tenant.http.post("/classify", json=body, headers=offer)
     assert response.status_code == 200, response.text
 
 
@@ -247,7 +247,7 @@ def test_an_offer_of_http_2_keeps_its_body(tenant: Client, samples: list[Sample]
 def test_a_redirect_stays_on_this_host_whatever_the_client_calls_it(
     tenant: Client, path: str
 ) -> None:
-    answer = tenant._http.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
+    answer = tenant.http.get(path, headers={"Host": "evil.example"}, follow_redirects=False)
     assert answer.status_code == 307
     assert answer.headers["location"].startswith("/")
     assert "evil" not in answer.headers["location"]
@@ -255,7 +255,7 @@ def test_a_redirect_stays_on_this_host_whatever_the_client_calls_it(
 
 def test_too_many_files_are_counted_as_they_are(tenant: Client) -> None:
     files = [("files", (f"{i}.jpg", b"x")) for i in range(300)]
-    answer = tenant._http.post("/classify", files=files, data={"classes": "a,b"})
+    answer = tenant.http.post("/classify", files=files, data={"classes": "a,b"})
     assert answer.status_code == 413
     assert "300 pictures, more than the 256" in answer.text
 

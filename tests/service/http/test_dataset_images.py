@@ -45,7 +45,7 @@ def test_every_picture_is_listed_with_its_class_name_and_digest(
 
 def test_many_pictures_come_in_pages(api: Api, tenant: Client) -> None:
     dataset = tenant.create_dataset("many")
-    records = api.services.registry.datasets
+    records = api.components.records.datasets
     for number in range(700):
         records.add(tenant.tenant, dataset, Sample(f"c{number % 3}", f"{number}", b"%d" % number))
     page = tenant.call("GET", f"/v1/datasets/{dataset}/images", params={"limit": 100})
@@ -65,14 +65,14 @@ def test_a_picture_is_given_back_as_it_was_sent_or_small_and_upright(
     tenant: Client, dataset: str, image: dict
 ) -> None:
     path = f"/v1/datasets/{dataset}/images/{image['image']}"
-    whole = tenant._http.get(path)
+    whole = tenant.http.get(path)
     assert hashlib.sha256(whole.content).hexdigest() == image["image"]
     assert whole.headers["content-type"] == "image/jpeg"
     assert whole.headers["x-content-type-options"] == "nosniff"
-    small = tenant._http.get(path, params={"size": 160})
+    small = tenant.http.get(path, params={"size": 160})
     assert Image.open(io.BytesIO(small.content)).size == (160, 160)
     assert small.headers["etag"] != whole.headers["etag"]
-    again = tenant._http.get(
+    again = tenant.http.get(
         path, params={"size": 160}, headers={"if-none-match": small.headers["etag"]}
     )
     assert (again.status_code, again.content) == (304, b"")
@@ -88,40 +88,40 @@ def test_a_moved_picture_is_in_its_new_class_also_after_a_restore(
     after = tenant.call("GET", f"/v1/datasets/{dataset}")["labels"]
     assert after.get(image["label"], 0) == before[image["label"]] - 1
     assert after["elsewhere"] == 1
-    used = api.services.registry.datasets.usage(tenant.tenant)
-    restore(api.services.registry)
+    used = api.components.records.datasets.usage(tenant.tenant)
+    restore(api.components.records)
     assert tenant.call("GET", f"/v1/datasets/{dataset}")["labels"] == after
-    assert api.services.registry.datasets.usage(tenant.tenant) == used
-    assert tenant._http.get(path).status_code == 200
+    assert api.components.records.datasets.usage(tenant.tenant) == used
+    assert tenant.http.get(path).status_code == 200
 
 
 def test_what_was_being_moved_when_a_server_died_is_in_one_class_after_a_restore(
     api: Api, tenant: Client, dataset: str, image: dict
 ) -> None:
-    records = api.services.registry.datasets
+    records = api.components.records.datasets
     stored = records.image(tenant.tenant, dataset, image["image"])
     sample = Sample("elsewhere", stored.name, records.data(tenant.tenant, dataset, stored))
-    records._put(tenant.tenant, dataset, sample, stored.digest)  # and then it died
+    records.put_file(tenant.tenant, dataset, sample, stored.digest)  # and then it died
     used = records.usage(tenant.tenant)
-    for name in list(api.services.registry.store.scan_iter(match=f"*{dataset}*")):
-        api.services.registry.store.delete(name)
-    restore(api.services.registry)
+    for name in list(api.components.records.store.scan_iter(match=f"*{dataset}*")):
+        api.components.records.store.delete(name)
+    restore(api.components.records)
     assert records.usage(tenant.tenant) == used
     assert [i["image"] for i in listed(tenant, dataset)].count(image["image"]) == 1
-    assert tenant._http.get(f"/v1/datasets/{dataset}/images/{image['image']}").status_code == 200
+    assert tenant.http.get(f"/v1/datasets/{dataset}/images/{image['image']}").status_code == 200
 
 
 def test_a_deleted_picture_is_gone_and_its_quota_given_back(
     api: Api, tenant: Client, dataset: str, image: dict
 ) -> None:
     path = f"/v1/datasets/{dataset}/images/{image['image']}"
-    before = api.services.registry.datasets.usage(tenant.tenant)
+    before = api.components.records.datasets.usage(tenant.tenant)
     tenant.call("DELETE", path)
-    after = api.services.registry.datasets.usage(tenant.tenant)
+    after = api.components.records.datasets.usage(tenant.tenant)
     assert (after.images, after.bytes) == (before.images - 1, before.bytes - image["bytes"])
     for method in ("GET", "DELETE"):
-        assert tenant._http.request(method, path).status_code == 404
-    assert tenant._http.patch(path, json={"label": "a"}).status_code == 404
+        assert tenant.http.request(method, path).status_code == 404
+    assert tenant.http.patch(path, json={"label": "a"}).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_bad_input_names_its_field(
     tenant: Client, dataset: str, image: dict, method: str, query: str, body: dict, field: str
 ) -> None:
     path = f"/v1/datasets/{dataset}/images/{image['image']}{query}"
-    response = tenant._http.request(method, path, json=body)
+    response = tenant.http.request(method, path, json=body)
     assert response.status_code == 422
     assert field in response.json()["errors"][0]["field"]
 
@@ -154,12 +154,12 @@ def test_another_tenant_and_a_key_that_only_classifies_see_none_of_it(
         for other, status in ((api.new_tenant(), 404), (classifies, 403)):
             for method, path in calls:
                 body = {"label": "a"} if method == "PATCH" else None
-                assert other._http.request(method, path, json=body).status_code == status
+                assert other.http.request(method, path, json=body).status_code == status
     assert len(listed(tenant, dataset)) > 0
 
 
 def test_a_cursor_of_another_list_is_refused(tenant: Client, dataset: str) -> None:
     path = f"/v1/datasets/{dataset}/images"
-    response = tenant._http.get(path, params={"cursor": "dataset_1"})
+    response = tenant.http.get(path, params={"cursor": "dataset_1"})
     assert response.status_code == 422
     assert response.json()["errors"][0]["field"] == "cursor"

@@ -65,7 +65,7 @@ def contract(api: Api):
 @pytest.fixture(scope="module")
 def keys(api: Api) -> dict[str, str]:
     tenant = api.new_tenant()
-    return {"tenant": tenant._http.headers["authorization"], "admin": f"Bearer {ADMIN_KEY}"}
+    return {"tenant": tenant.http.headers["authorization"], "admin": f"Bearer {ADMIN_KEY}"}
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])

@@ -9,7 +9,7 @@ import pytest
 
 from service.client import Client
 from service.errors import OverQuota, Unauthorized
-from service.records import Registry, open_registry
+from service.records import Records, open_records
 from service.records.restore import restore
 from service.records.tenants import Grant, hash_key
 from service.settings import Settings
@@ -28,9 +28,9 @@ OPEN = {"GET /healthz", "GET /readyz", "GET /metrics"}
 
 
 @pytest.fixture
-def registry(settings: Settings) -> Registry:
+def records(settings: Settings) -> Records:
     few = settings.model_copy(update={"max_tenant_keys": 4})
-    return open_registry(settings.redis_url, settings.blob_url, few)
+    return open_records(settings.redis_url, settings.blob_url, few)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def calls(api: Api) -> set[str]:
 
 def ask(client: Client, call: str, **options) -> httpx.Response:
     method, path = call.split(" ")
-    return client._http.request(method, re.sub(r"\{\w+\}", "1", path), **options)
+    return client.http.request(method, re.sub(r"\{\w+\}", "1", path), **options)
 
 
 # --- over HTTP ---
@@ -91,9 +91,9 @@ def test_a_tenant_makes_lists_and_ends_its_own_keys(api: Api, tenant: Client, sc
     assert made["api_key"] not in json.dumps(listed)
     with Client(api.url, made["api_key"]) as client:
         assert client.call("GET", "/v1/adapters")["items"] == []
-        assert tenant._http.delete(f"/v1/keys/{made['key_id']}").status_code == 204
-        assert client._http.get("/v1/adapters").status_code == 401
-    assert tenant._http.delete(f"/v1/keys/{made['key_id']}").status_code == 404
+        assert tenant.http.delete(f"/v1/keys/{made['key_id']}").status_code == 204
+        assert client.http.get("/v1/adapters").status_code == 401
+    assert tenant.http.delete(f"/v1/keys/{made['key_id']}").status_code == 404
 
 
 def test_keys_are_listed_in_pages(api: Api) -> None:
@@ -111,14 +111,14 @@ def test_the_last_key_that_manages_cannot_go(api: Api) -> None:
     client = api.new_tenant()
     client.call("POST", "/v1/keys", json={"scope": "classify"})
     (own,) = (k["key_id"] for k in client.pages("/v1/keys") if k["scope"] == "manage")
-    assert client._http.delete(f"/v1/keys/{own}").status_code == 409
+    assert client.http.delete(f"/v1/keys/{own}").status_code == 409
     assert len(list(client.pages("/v1/keys"))) == 2
 
 
 def test_anothers_key_is_404(api: Api, tenant: Client) -> None:
     other = api.new_tenant()
     theirs = next(iter(tenant.pages("/v1/keys")))["key_id"]
-    assert other._http.delete(f"/v1/keys/{theirs}").status_code == 404
+    assert other.http.delete(f"/v1/keys/{theirs}").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -131,106 +131,106 @@ def test_a_rotation_ends_all_keys_of_its_scope_and_no_others(
     keys = {
         scope: client.call("POST", "/v1/keys", json={"scope": scope})["api_key"]
         for scope in ("classify", "manage")
-    } | {"first": client._http.headers["authorization"].split()[1]}
+    } | {"first": client.http.headers["authorization"].split()[1]}
     with api.admin() as admin:
         path = f"/v1/tenants/{client.tenant}/keys"
         options = {} if body is None else {"json": body}
-        response = admin._http.post(path, **options)
+        response = admin.http.post(path, **options)
         assert response.status_code == 201
         assert set(response.json()) == {"tenant", "api_key"}
     ended = {"manage": {"manage", "first"}, "classify": {"classify"}}[ends]
     for name, key in keys.items():
         with Client(api.url, key) as old:
-            assert old._http.get("/v1/adapters").status_code == (401 if name in ended else 200)
+            assert old.http.get("/v1/adapters").status_code == (401 if name in ended else 200)
     with Client(api.url, response.json()["api_key"]) as new:
         status = {"manage": 200, "classify": 403}[ends]
-        assert new._http.get("/v1/keys").status_code == status
+        assert new.http.get("/v1/keys").status_code == status
 
 
 @pytest.mark.parametrize("body", [{"scope": "admin"}, {"scope": 1}, {"other": 1}, [], "x"])
 def test_a_scope_that_there_is_not_is_422(api: Api, tenant: Client, body: object) -> None:
-    assert tenant._http.post("/v1/keys", json=body).status_code == 422
+    assert tenant.http.post("/v1/keys", json=body).status_code == 422
     with api.admin() as admin:
         path = f"/v1/tenants/{tenant.tenant}/keys"
-        assert admin._http.post(path, json=body).status_code == 422
+        assert admin.http.post(path, json=body).status_code == 422
 
 
 # --- records ---
 
 
-def test_a_key_opens_its_tenant_until_it_is_rotated(registry: Registry) -> None:
-    tenant, key = registry.tenants.create("Acme")
-    assert registry.tenants.authenticate(key) == Grant(tenant.id, "manage")
-    _, new = registry.tenants.rotate(tenant.id)
-    assert registry.tenants.authenticate(new) == Grant(tenant.id, "manage")
+def test_a_key_opens_its_tenant_until_it_is_rotated(records: Records) -> None:
+    tenant, key = records.tenants.create("Acme")
+    assert records.tenants.authenticate(key) == Grant(tenant.id, "manage")
+    _, new = records.tenants.rotate(tenant.id)
+    assert records.tenants.authenticate(new) == Grant(tenant.id, "manage")
     with pytest.raises(Unauthorized):
-        registry.tenants.authenticate(key)
+        records.tenants.authenticate(key)
 
 
-def test_keys_are_a_quota(registry: Registry) -> None:
-    tenant, _ = registry.tenants.create("many")
-    made = [registry.tenants.add_key(tenant.id, "classify")[0] for _ in range(3)]
+def test_keys_are_a_quota(records: Records) -> None:
+    tenant, _ = records.tenants.create("many")
+    made = [records.tenants.add_key(tenant.id, "classify")[0] for _ in range(3)]
     with pytest.raises(OverQuota, match="quota of keys: 4 of 4 are used"):
-        registry.tenants.add_key(tenant.id, "classify")
-    registry.tenants.revoke_key(tenant.id, made[0].id)
-    registry.tenants.add_key(tenant.id, "classify")
+        records.tenants.add_key(tenant.id, "classify")
+    records.tenants.revoke_key(tenant.id, made[0].id)
+    records.tenants.add_key(tenant.id, "classify")
 
 
-def test_keys_made_at_the_same_time_are_all_kept(registry: Registry) -> None:
-    tenant, _ = registry.tenants.create("busy")
+def test_keys_made_at_the_same_time_are_all_kept(records: Records) -> None:
+    tenant, _ = records.tenants.create("busy")
     with ThreadPoolExecutor(3) as pool:
-        made = list(pool.map(lambda _: registry.tenants.add_key(tenant.id, "classify"), range(3)))
-    assert {key.id for key, _ in made} < {key.id for key in registry.tenants.get(tenant.id).keys}
-    assert all(registry.tenants.authenticate(api_key).scope == "classify" for _, api_key in made)
+        made = list(pool.map(lambda _: records.tenants.add_key(tenant.id, "classify"), range(3)))
+    assert {key.id for key, _ in made} < {key.id for key in records.tenants.get(tenant.id).keys}
+    assert all(records.tenants.authenticate(api_key).scope == "classify" for _, api_key in made)
 
 
-def forget(registry: Registry, *names: str) -> None:
-    for name in registry.store.scan_iter(match="rmadapter:*"):
+def forget(records: Records, *names: str) -> None:
+    for name in records.store.scan_iter(match="rmadapter:*"):
         if any(part in name for part in names):
-            registry.store.delete(name)
+            records.store.delete(name)
 
 
-def test_keys_and_their_scopes_survive_a_restore(registry: Registry) -> None:
-    tenant, key = registry.tenants.create("restored")
-    kept, narrow = registry.tenants.add_key(tenant.id, "classify")
-    ended, gone = registry.tenants.add_key(tenant.id, "classify")
-    registry.tenants.revoke_key(tenant.id, ended.id)
+def test_keys_and_their_scopes_survive_a_restore(records: Records) -> None:
+    tenant, key = records.tenants.create("restored")
+    kept, narrow = records.tenants.add_key(tenant.id, "classify")
+    ended, gone = records.tenants.add_key(tenant.id, "classify")
+    records.tenants.revoke_key(tenant.id, ended.id)
     hashes = [hash_key(k) for k in (key, narrow, gone)]
-    forget(registry, tenant.id, *hashes)
-    registry.store.hdel("rmadapter:tenant-names", tenant.id)
-    restore(registry)
-    assert registry.tenants.authenticate(key) == Grant(tenant.id, "manage")
-    assert registry.tenants.authenticate(narrow) == Grant(tenant.id, "classify")
-    assert [k.id for k in registry.tenants.get(tenant.id).keys][1:] == [kept.id]
+    forget(records, tenant.id, *hashes)
+    records.store.hdel("rmadapter:tenant-names", tenant.id)
+    restore(records)
+    assert records.tenants.authenticate(key) == Grant(tenant.id, "manage")
+    assert records.tenants.authenticate(narrow) == Grant(tenant.id, "classify")
+    assert [k.id for k in records.tenants.get(tenant.id).keys][1:] == [kept.id]
     with pytest.raises(Unauthorized):
-        registry.tenants.authenticate(gone)
+        records.tenants.authenticate(gone)
 
 
 @pytest.mark.parametrize("from_blobs", [False, True], ids=["in Redis", "restored"])
 def test_an_earlier_releases_record_with_one_key_is_read(
-    registry: Registry, from_blobs: bool
+    records: Records, from_blobs: bool
 ) -> None:
-    tenant, key = registry.tenants.create("old")
+    tenant, key = records.tenants.create("old")
     plain = {"id": tenant.id, "name": "old", "created_at": tenant.created_at}
     record = json.dumps(plain | {"key_hash": hash_key(key)})
-    registry.blobs.put(f"tenants/{tenant.id}/tenant.json", record.encode())
-    registry.store.hset("rmadapter:tenant-names", tenant.id, record)
-    registry.store.set(f"rmadapter:api-key:{hash_key(key)}", tenant.id)
+    records.blobs.put(f"tenants/{tenant.id}/tenant.json", record.encode())
+    records.store.hset("rmadapter:tenant-names", tenant.id, record)
+    records.store.set(f"rmadapter:api-key:{hash_key(key)}", tenant.id)
     if from_blobs:
-        forget(registry, hash_key(key))
-        restore(registry)
-    assert registry.tenants.authenticate(key) == Grant(tenant.id, "manage")
-    (old,) = registry.tenants.get(tenant.id).keys
+        forget(records, hash_key(key))
+        restore(records)
+    assert records.tenants.authenticate(key) == Grant(tenant.id, "manage")
+    (old,) = records.tenants.get(tenant.id).keys
     assert (old.scope, old.created_at) == ("manage", tenant.created_at)
-    registry.tenants.rotate(tenant.id)
+    records.tenants.rotate(tenant.id)
     with pytest.raises(Unauthorized):
-        registry.tenants.authenticate(key)
+        records.tenants.authenticate(key)
 
 
-def test_an_erased_tenants_keys_open_nothing(registry: Registry) -> None:
-    tenant, key = registry.tenants.create("erased")
-    _, narrow = registry.tenants.add_key(tenant.id, "classify")
-    registry.tenants.erase(tenant.id)
+def test_an_erased_tenants_keys_open_nothing(records: Records) -> None:
+    tenant, key = records.tenants.create("erased")
+    _, narrow = records.tenants.add_key(tenant.id, "classify")
+    records.tenants.erase(tenant.id)
     for one in (key, narrow):
         with pytest.raises(Unauthorized):
-            registry.tenants.authenticate(one)
+            records.tenants.authenticate(one)

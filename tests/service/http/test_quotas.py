@@ -11,17 +11,17 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from adapters.artifact import Artifact, Manifest, encode
+from adapters.artifact import Artifact, encode_artifact
 from adapters.clip import FrozenCLIP
 from service.client import Client
 from service.errors import NotFound, OverQuota, Unavailable
-from service.records import Registry, open_registry
+from service.records import Records, open_records
 from service.records.datasets import Usage
 from service.records.jobs import Jobs, JobSpec
 from service.records.restore import restore
 from service.settings import Settings
 from tests.support.api import Api, away_from_workers, start_api, upload
-from tests.support.random_adapters import random_weights
+from tests.support.random_adapters import manifest_of, random_weights
 from training.data import Sample
 from training.jobs import QUEUE
 
@@ -36,29 +36,29 @@ LIMITS = {
 
 
 @pytest.fixture
-def registry(settings: Settings) -> Iterator[Registry]:
+def records(settings: Settings) -> Iterator[Records]:
     small = settings.model_copy(update=LIMITS)
-    made = open_registry(away_from_workers(settings), settings.blob_url, small)
+    made = open_records(away_from_workers(settings), settings.blob_url, small)
     yield made
-    made.jobs._broker.flush(QUEUE)
+    made.jobs.broker.flush(QUEUE)
 
 
 @pytest.fixture
-def tenant(registry: Registry) -> str:
-    return registry.tenants.create("small")[0].id
+def tenant(records: Records) -> str:
+    return records.tenants.create("small")[0].id
 
 
 @pytest.fixture
-def dataset(registry: Registry, tenant: str) -> str:
-    return registry.datasets.create(tenant, "d").id
+def dataset(records: Records, tenant: str) -> str:
+    return records.datasets.create(tenant, "d").id
 
 
 def picture(number: int, size: int = 100) -> Sample:
     return Sample("cat", f"{number}.jpg", bytes([number]) * size)
 
 
-def blobs(registry: Registry, tenant: str) -> list[str]:
-    paths = registry.blobs.paths(f"tenants/{tenant}/datasets")
+def blobs(records: Records, tenant: str) -> list[str]:
+    paths = records.blobs.paths(f"tenants/{tenant}/datasets")
     return [path for path in paths if not path.endswith(".json")]
 
 
@@ -73,130 +73,130 @@ def blobs(registry: Registry, tenant: str) -> list[str]:
     ],
 )
 def test_what_goes_over_a_quota_is_refused_and_leaves_nothing(
-    registry: Registry, tenant: str, dataset: str, stored: list[int], more: int, says: str
+    records: Records, tenant: str, dataset: str, stored: list[int], more: int, says: str
 ) -> None:
     for number, size in enumerate(stored):
-        registry.datasets.add(tenant, dataset, picture(number, size))
-    before = (registry.datasets.usage(tenant), blobs(registry, tenant))
+        records.datasets.add(tenant, dataset, picture(number, size))
+    before = (records.datasets.usage(tenant), blobs(records, tenant))
     with pytest.raises(OverQuota, match=says) as refused:
-        registry.datasets.add(tenant, dataset, picture(99, more))
+        records.datasets.add(tenant, dataset, picture(99, more))
     assert refused.value.retry_after > 0
-    assert (registry.datasets.usage(tenant), blobs(registry, tenant)) == before
+    assert (records.datasets.usage(tenant), blobs(records, tenant)) == before
     assert before[0] == Usage(len(stored), sum(stored), 1)
 
 
-def test_a_picture_that_just_fits_is_taken(registry: Registry, tenant: str, dataset: str) -> None:
-    registry.datasets.add(tenant, dataset, picture(1, 1000))
+def test_a_picture_that_just_fits_is_taken(records: Records, tenant: str, dataset: str) -> None:
+    records.datasets.add(tenant, dataset, picture(1, 1000))
 
 
-def test_the_same_picture_counts_once(registry: Registry, tenant: str, dataset: str) -> None:
+def test_the_same_picture_counts_once(records: Records, tenant: str, dataset: str) -> None:
     for _ in range(5):
-        registry.datasets.add(tenant, dataset, picture(1))
-    assert registry.datasets.usage(tenant) == Usage(1, 100, 1)
+        records.datasets.add(tenant, dataset, picture(1))
+    assert records.datasets.usage(tenant) == Usage(1, 100, 1)
 
 
 def test_the_same_picture_sent_at_once_counts_once(
-    registry: Registry, tenant: str, dataset: str
+    records: Records, tenant: str, dataset: str
 ) -> None:
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda _: registry.datasets.add(tenant, dataset, picture(1)), range(3)))
-    assert registry.datasets.usage(tenant) == Usage(1, 100, 1)
-    assert registry.datasets.get(tenant, dataset).labels == {"cat": 1}
+        list(pool.map(lambda _: records.datasets.add(tenant, dataset, picture(1)), range(3)))
+    assert records.datasets.usage(tenant) == Usage(1, 100, 1)
+    assert records.datasets.get(tenant, dataset).labels == {"cat": 1}
 
 
 def test_many_at_once_take_no_more_than_there_is(
-    registry: Registry, tenant: str, dataset: str
+    records: Records, tenant: str, dataset: str
 ) -> None:
     def add(number: int) -> bool:
         try:
-            return registry.datasets.add(tenant, dataset, picture(number)).new
+            return records.datasets.add(tenant, dataset, picture(number)).new
         except OverQuota:
             return False
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(add, range(40))) == 3
-    assert registry.datasets.usage(tenant).images == 3
+    assert records.datasets.usage(tenant).images == 3
 
 
 def test_a_picture_that_could_not_be_stored_is_not_counted(
-    registry: Registry, tenant: str, dataset: str, monkeypatch: pytest.MonkeyPatch
+    records: Records, tenant: str, dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(path: str, data: bytes) -> None:
         raise Unavailable("the object store does not answer")
 
-    monkeypatch.setattr(registry.blobs, "put", away)
+    monkeypatch.setattr(records.blobs, "put", away)
     with pytest.raises(Unavailable):
-        registry.datasets.add(tenant, dataset, picture(1))
-    assert registry.datasets.usage(tenant) == Usage(0, 0, 1)
+        records.datasets.add(tenant, dataset, picture(1))
+    assert records.datasets.usage(tenant) == Usage(0, 0, 1)
 
 
 def test_a_place_that_a_dead_server_took_is_free_again_after_a_while(
-    registry: Registry, tenant: str, dataset: str, monkeypatch: pytest.MonkeyPatch
+    records: Records, tenant: str, dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.records.datasets._RESERVED_SECONDS", 1)
+    monkeypatch.setattr("service.records.datasets.RESERVED_SECONDS", 1)
     for number in range(2):
-        registry.datasets.add(tenant, dataset, picture(number))
-    registry.datasets._take_place(tenant, 100)  # and then its server died
+        records.datasets.add(tenant, dataset, picture(number))
+    records.datasets.take_place(tenant, 100)  # and then its server died
     with pytest.raises(OverQuota):
-        registry.datasets.add(tenant, dataset, picture(2))
+        records.datasets.add(tenant, dataset, picture(2))
     time.sleep(2.0)
-    registry.datasets.add(tenant, dataset, picture(2))
-    assert registry.datasets.usage(tenant) == Usage(3, 300, 1)
+    records.datasets.add(tenant, dataset, picture(2))
+    assert records.datasets.usage(tenant) == Usage(3, 300, 1)
 
 
 def test_a_picture_that_was_stored_for_longer_than_its_place_was_kept_is_counted(
-    registry: Registry, tenant: str, dataset: str, monkeypatch: pytest.MonkeyPatch
+    records: Records, tenant: str, dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put = registry.blobs.put
+    put = records.blobs.put
 
     def slow(path: str, data: bytes) -> None:
         put(path, data)
-        registry.store.delete(f"rmadapter:tenant:{tenant}:places")
+        records.store.delete(f"rmadapter:tenant:{tenant}:places")
         for name, count in (("images", 1), ("bytes", 100)):  # as the next picture's place does
-            registry.store.set(f"rmadapter:tenant:{tenant}:{name}", count)
+            records.store.set(f"rmadapter:tenant:{tenant}:{name}", count)
 
-    registry.datasets.add(tenant, dataset, picture(1))
-    monkeypatch.setattr(registry.blobs, "put", slow)
-    registry.datasets.add(tenant, dataset, picture(2))
-    assert registry.datasets.usage(tenant) == Usage(2, 200, 1)
+    records.datasets.add(tenant, dataset, picture(1))
+    monkeypatch.setattr(records.blobs, "put", slow)
+    records.datasets.add(tenant, dataset, picture(2))
+    assert records.datasets.usage(tenant) == Usage(2, 200, 1)
 
 
-def test_deleting_gives_back_once(registry: Registry, tenant: str, dataset: str) -> None:
-    other = registry.datasets.create(tenant, "other").id
+def test_deleting_gives_back_once(records: Records, tenant: str, dataset: str) -> None:
+    other = records.datasets.create(tenant, "other").id
     for number in range(2):
-        registry.datasets.add(tenant, dataset, picture(number))
-    registry.datasets.add(tenant, other, picture(2, 50))
+        records.datasets.add(tenant, dataset, picture(number))
+    records.datasets.add(tenant, other, picture(2, 50))
 
     def delete(_: int) -> None:
         with contextlib.suppress(NotFound):
-            registry.datasets.delete(tenant, dataset)
+            records.datasets.delete(tenant, dataset)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(delete, range(4)))
-    assert registry.datasets.usage(tenant) == Usage(1, 50, 1)
+    assert records.datasets.usage(tenant) == Usage(1, 50, 1)
 
 
-def test_data_sets_are_a_quota(registry: Registry, tenant: str, dataset: str) -> None:
-    registry.datasets.create(tenant, "two")
+def test_data_sets_are_a_quota(records: Records, tenant: str, dataset: str) -> None:
+    records.datasets.create(tenant, "two")
     with pytest.raises(OverQuota, match="data sets: 2 of 2"):
-        registry.datasets.create(tenant, "three")
-    registry.datasets.delete(tenant, dataset)
-    registry.datasets.create(tenant, "three")
+        records.datasets.create(tenant, "three")
+    records.datasets.delete(tenant, dataset)
+    records.datasets.create(tenant, "three")
 
 
 @pytest.mark.parametrize("emptied", [True, False])
 def test_a_restore_counts_right_also_into_a_redis_that_was_not_empty(
-    registry: Registry, tenant: str, dataset: str, emptied: bool
+    records: Records, tenant: str, dataset: str, emptied: bool
 ) -> None:
     for number in range(2):
-        registry.datasets.add(tenant, dataset, picture(number))
+        records.datasets.add(tenant, dataset, picture(number))
     if emptied:
-        for name in list(registry.store.scan_iter(match=f"*{tenant}*")):
-            registry.store.delete(name)
-    restore(registry)
-    assert registry.datasets.usage(tenant) == Usage(2, 200, 1)
-    registry.datasets.delete(tenant, dataset)
-    assert registry.datasets.usage(tenant) == Usage(0, 0, 0)
+        for name in list(records.store.scan_iter(match=f"*{tenant}*")):
+            records.store.delete(name)
+    restore(records)
+    assert records.datasets.usage(tenant) == Usage(2, 200, 1)
+    records.datasets.delete(tenant, dataset)
+    assert records.datasets.usage(tenant) == Usage(0, 0, 0)
 
 
 # --- jobs and adapters ---
@@ -206,53 +206,51 @@ def spec(adapter: str) -> JobSpec:
     return JobSpec("dataset_1", adapter, {}, True)
 
 
-def make(registry: Registry, clip: FrozenCLIP, tenant: str, adapter: str) -> None:
-    number = registry.adapters.next_number(tenant, adapter)
-    manifest = Manifest(
-        clip.name, clip.fingerprint, tenant, adapter, number, ("a", "b"), "a {}.", 20.0, 3, 2, "now"
-    )
-    registry.adapters.add(manifest, encode(Artifact(manifest, random_weights(clip, 1))))
+def make(records: Records, clip: FrozenCLIP, tenant: str, adapter: str) -> None:
+    number = records.adapters.next_number(tenant, adapter)
+    manifest = manifest_of(clip, tenant=tenant, adapter=adapter, version=number, classes=("a", "b"))
+    records.adapters.add(manifest, encode_artifact(Artifact(manifest, random_weights(clip, 1))))
 
 
 def test_a_job_for_an_adapter_too_many_is_refused_before_it_is_fitted(
-    registry: Registry, clip: FrozenCLIP, tenant: str
+    records: Records, clip: FrozenCLIP, tenant: str
 ) -> None:
-    make(registry, clip, tenant, "one")
-    job = registry.jobs.create(tenant, spec("two"))
-    registry.jobs.create(tenant, spec("two"))  # makes no other adapter
-    registry.jobs.create(tenant, spec("one"))
+    make(records, clip, tenant, "one")
+    job = records.jobs.create(tenant, spec("two"))
+    records.jobs.create(tenant, spec("two"))  # makes no other adapter
+    records.jobs.create(tenant, spec("one"))
     with pytest.raises(OverQuota, match="adapters: 2 of 2 are used"):
-        registry.jobs.create(tenant, spec("three"))
-    assert len(registry.jobs.page(tenant, 10, None).items) == 3
-    registry.jobs.cancel(tenant, job.id)
+        records.jobs.create(tenant, spec("three"))
+    assert len(records.jobs.page(tenant, 10, None).items) == 3
+    records.jobs.cancel(tenant, job.id)
     with pytest.raises(OverQuota):
-        registry.jobs.create(tenant, spec("three"))  # the other job makes "two"
-    registry.adapters.delete(tenant, "one")
+        records.jobs.create(tenant, spec("three"))  # the other job makes "two"
+    records.adapters.delete(tenant, "one")
     with pytest.raises(OverQuota):
-        registry.jobs.create(tenant, spec("three"))  # a job makes "one" again
-    for open_job in registry.jobs.page(tenant, 10, None).items:
+        records.jobs.create(tenant, spec("three"))  # a job makes "one" again
+    for open_job in records.jobs.page(tenant, 10, None).items:
         if not open_job.ended:
-            registry.jobs.cancel(tenant, open_job.id)
-    registry.jobs.create(tenant, spec("three"))
+            records.jobs.cancel(tenant, open_job.id)
+    records.jobs.create(tenant, spec("three"))
 
 
 def test_versions_of_an_adapter_are_a_quota_and_open_jobs_count(
-    registry: Registry, clip: FrozenCLIP, tenant: str
+    records: Records, clip: FrozenCLIP, tenant: str
 ) -> None:
     for _ in range(3):
-        make(registry, clip, tenant, "one")
-    registry.jobs.create(tenant, spec("one"))
+        make(records, clip, tenant, "one")
+    records.jobs.create(tenant, spec("one"))
     with pytest.raises(OverQuota, match="versions: 4 of 4 are used"):
-        registry.jobs.create(tenant, spec("one"))
-    registry.adapters.delete_version(tenant, "one", 1)
-    registry.jobs.create(tenant, spec("one"))
+        records.jobs.create(tenant, spec("one"))
+    records.adapters.delete_version(tenant, "one", 1)
+    records.jobs.create(tenant, spec("one"))
 
 
 def test_jobs_that_ended_long_ago_are_forgotten_and_open_ones_never(
-    registry: Registry, tenant: str
+    records: Records, tenant: str
 ) -> None:
-    bounds = replace(registry.jobs._bounds, kept_seconds=2)
-    jobs = Jobs(registry.store, registry.jobs._broker, bounds)
+    bounds = replace(records.jobs.bounds, kept_seconds=2)
+    jobs = Jobs(records.store, records.jobs.broker, bounds)
     waits = jobs.create(tenant, spec("one"))
     old = jobs.create(tenant, spec("one"))
     jobs.cancel(tenant, old.id)
@@ -265,22 +263,22 @@ def test_jobs_that_ended_long_ago_are_forgotten_and_open_ones_never(
 
 
 def test_a_refused_job_may_be_sent_again_under_its_idempotency_key(
-    registry: Registry, tenant: str
+    records: Records, tenant: str
 ) -> None:
-    jobs = [registry.jobs.create(tenant, spec("one")) for _ in range(4)]
+    jobs = [records.jobs.create(tenant, spec("one")) for _ in range(4)]
     with pytest.raises(OverQuota):
-        registry.jobs.create(tenant, spec("one"), "again")
-    registry.jobs.cancel(tenant, jobs[0].id)
-    made = registry.jobs.create(tenant, spec("one"), "again")
-    assert registry.jobs.create(tenant, spec("one"), "again").id == made.id
+        records.jobs.create(tenant, spec("one"), "again")
+    records.jobs.cancel(tenant, jobs[0].id)
+    made = records.jobs.create(tenant, spec("one"), "again")
+    assert records.jobs.create(tenant, spec("one"), "again").id == made.id
 
 
 def test_jobs_created_at_once_take_no_more_places_than_there_are(
-    registry: Registry, tenant: str
+    records: Records, tenant: str
 ) -> None:
     def create(_: int) -> bool:
         try:
-            return bool(registry.jobs.create(tenant, spec("one")))
+            return bool(records.jobs.create(tenant, spec("one")))
         except OverQuota:
             return False
 
@@ -319,12 +317,12 @@ def send(client: Client, dataset: str, pictures: list[Sample], how: str) -> http
     path = f"/v1/datasets/{dataset}/images"
     if how == "files":
         files = [("files", (s.name, s.data)) for s in pictures]
-        return client._http.post(path, data={"label": "crab"}, files=files)
+        return client.http.post(path, data={"label": "crab"}, files=files)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for sample in pictures:
             archive.writestr(f"crab/{sample.name}", sample.data)
-    return client._http.post(path, files={"archive": ("a.zip", stream.getvalue())})
+    return client.http.post(path, files={"archive": ("a.zip", stream.getvalue())})
 
 
 @pytest.mark.parametrize("how", ["files", "archive"])
@@ -337,11 +335,11 @@ def test_an_upload_over_the_quota_is_429_and_none_of_it_is_stored(
     over = send(client, dataset, crabs[:5], how)
     refused(over, "images", "4 of 4 are used, 1 more")
     assert client.call("GET", f"/v1/datasets/{dataset}")["labels"] == {"crab": 2}
-    assert len(blobs(api.services.registry, client.tenant)) == 2
-    assert api.services.registry.datasets.usage(client.tenant).images == 2
+    assert len(blobs(api.components.records, client.tenant)) == 2
+    assert api.components.records.datasets.usage(client.tenant).images == 2
     assert send(client, dataset, crabs[2:4], how).json()["accepted"] == 2
-    client._http.delete(f"/v1/datasets/{dataset}")
-    assert api.services.registry.datasets.usage(client.tenant) == Usage(0, 0, 0)
+    client.http.delete(f"/v1/datasets/{dataset}")
+    assert api.components.records.datasets.usage(client.tenant) == Usage(0, 0, 0)
 
 
 def test_jobs_adapters_and_data_sets_over_their_quota_are_429(
@@ -350,12 +348,12 @@ def test_jobs_adapters_and_data_sets_over_their_quota_are_429(
     client = api.new_tenant()
     dataset = upload(client, [samples[0], samples[-1]])
     client.create_dataset("two")
-    refused(client._http.post("/v1/datasets", json={"name": "3"}), "data sets", "2 of 2 are used")
+    refused(client.http.post("/v1/datasets", json={"name": "3"}), "data sets", "2 of 2 are used")
     for adapter in ("one", "two"):
         client.create_job(dataset, adapter)
     body = {"dataset": dataset, "adapter": "three"}
-    refused(client._http.post("/v1/jobs", json=body), "adapters", "2 of 2 are used")
+    refused(client.http.post("/v1/jobs", json=body), "adapters", "2 of 2 are used")
     for _ in range(2):
         client.create_job(dataset, "two")
-    refused(client._http.post("/v1/jobs", json=body), "open jobs", "4 of 4 are used")
-    api.services.registry.jobs._broker.flush(QUEUE)
+    refused(client.http.post("/v1/jobs", json=body), "open jobs", "4 of 4 are used")
+    api.components.records.jobs.broker.flush(QUEUE)

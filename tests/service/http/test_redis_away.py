@@ -3,13 +3,13 @@
 import httpx
 import pytest
 
-from adapters.artifact import Artifact, Manifest, encode
+from adapters.artifact import Artifact, encode_artifact
 from adapters.clip import FrozenCLIP
 from service.client import Client, ClientError
 from service.embedded.redis_server import RedisServer
 from service.records.restore import restore
 from tests.support.api import Api
-from tests.support.random_adapters import random_weights
+from tests.support.random_adapters import manifest_of, random_weights
 from training.data import Sample
 
 
@@ -23,22 +23,10 @@ def tenant(api: Api, clip: FrozenCLIP) -> Client:
     """A tenant with two versions, the first live."""
     client = api.new_tenant()
     for number in (1, 2):
-        manifest = Manifest(
-            clip=clip.name,
-            fingerprint=clip.fingerprint,
-            tenant=client.tenant,
-            adapter="things",
-            version=number,
-            classes=("crab", "lotus"),
-            template="a photo of a {}.",
-            logit_scale=20.0,
-            image_first=3,
-            text_first=2,
-            created_at="2026-01-01T00:00:00.000Z",
-        )
-        data = encode(Artifact(manifest, random_weights(clip, number)))
-        api.services.registry.adapters.add(manifest, data)
-    api.services.registry.adapters.publish(client.tenant, "things", 1)
+        manifest = manifest_of(clip, tenant=client.tenant, adapter="things", version=number)
+        data = encode_artifact(Artifact(manifest, random_weights(clip, number)))
+        api.components.records.adapters.add(manifest, data)
+    api.components.records.adapters.publish(client.tenant, "things", 1)
     return client
 
 
@@ -53,7 +41,7 @@ def test_classify_goes_on_with_what_it_knows_and_writes_are_told_to_wait(
     with pytest.raises(ClientError) as unknown:
         tenant.classify(files, adapter="never-asked-for")
     assert unknown.value.status == 503
-    response = tenant._http.post("/v1/datasets", json={"name": "x"})
+    response = tenant.http.post("/v1/datasets", json={"name": "x"})
     assert response.status_code == 503
     assert int(response.headers["retry-after"]) > 0
     assert response.json()["detail"] == "Redis does not answer"
@@ -75,32 +63,32 @@ def test_an_emptied_redis_is_made_anew_and_predictions_are_the_same(
     tenant.call("PUT", "/v1/adapters/things/live", json={"version": 2})
     before = tenant.classify(files, adapter="things")
     listed = tenant.call("GET", "/v1/adapters/things")
-    api.services.registry.store.flushall()
-    assert tenant._http.get("/v1/datasets").status_code == 401
-    assert restore(api.services.registry) == 1
+    api.components.records.store.flushall()
+    assert tenant.http.get("/v1/datasets").status_code == 401
+    assert restore(api.components.records) == 1
     assert tenant.classify(files, adapter="things") == before
     assert tenant.call("GET", "/v1/adapters/things") == listed
     assert tenant.call("GET", f"/v1/datasets/{dataset}")["labels"] == {"crab": 1}
-    assert api.services.registry.adapters.next_number(tenant.tenant, "things") == 3
+    assert api.components.records.adapters.next_number(tenant.tenant, "things") == 3
 
 
 def test_a_broken_blob_is_an_error_never_another_answer(
     api: Api, tenant: Client, samples: list[Sample]
 ) -> None:
     """Promise 2: only leaving the adapter out means zero-shot."""
-    version = api.services.registry.adapters.version(tenant.tenant, "things", 2)
-    data = bytearray(api.services.registry.blobs.get(version.path))
+    version = api.components.records.adapters.version(tenant.tenant, "things", 2)
+    data = bytearray(api.components.records.blobs.get(version.path))
     data[-1] ^= 1
-    api.services.registry.blobs.put(version.path, bytes(data))
+    api.components.records.blobs.put(version.path, bytes(data))
     files = [("files", (samples[0].name, samples[0].data))]
     asked = {"adapter": "things", "version": "2"}
-    response = tenant._http.post("/classify", data=asked, files=files)
+    response = tenant.http.post("/classify", data=asked, files=files)
     assert response.status_code == 500
     assert "was changed" in response.json()["detail"]
-    api.services.registry.blobs.delete(version.path)
-    missing = tenant._http.post("/classify", data=asked, files=files)
+    api.components.records.blobs.delete(version.path)
+    missing = tenant.http.post("/classify", data=asked, files=files)
     assert (missing.status_code, missing.json()["detail"]) == (
         500,
         "the file of things version 2 is missing",
     )
-    assert tenant._http.post("/classify", data={"adapter": "things"}, files=files).is_success
+    assert tenant.http.post("/classify", data={"adapter": "things"}, files=files).is_success

@@ -35,13 +35,13 @@ def test_keys_and_pictures_stay_out_of_logs_metrics_and_refusals(
     """Calls that work, that are refused, that break the handler and that find no Redis."""
     caplog.set_level(logging.DEBUG)
     tenant = api.new_tenant()
-    key = tenant._http.headers["authorization"].split()[1]
+    key = tenant.http.headers["authorization"].split()[1]
     photo = samples[0].data
     picture = base64.b64encode(photo).decode()
     answers = []
 
     def ask(method: str, path: str, **options) -> None:
-        answers.append(tenant._http.request(method, path, **options))
+        answers.append(tenant.http.request(method, path, **options))
 
     ask("POST", "/classify", json={"images": [{"b64": picture}], "classes": ["a", "b"]})
     ask("POST", "/classify", json={"images": [{"b64": picture + "!"}], "classes": ["a"]})
@@ -56,11 +56,11 @@ def test_keys_and_pictures_stay_out_of_logs_metrics_and_refusals(
     ask("POST", "/v1/keys", json={"scope": picture})
     ask("GET", "/v1/datasets", headers={"authorization": f"Bearer {key}x"})
     ask("GET", "/v1/datasets", headers={"authorization": f"Basic {key}"})
-    api.services.registry.store.set("rmadapter:tenant-names", "not a hash")  # a bug's stand-in
+    api.components.records.store.set("rmadapter:tenant-names", "not a hash")  # a bug's stand-in
     ask("GET", "/v1/keys")
     assert answers[-1].status_code == 500
     with api.admin() as admin:
-        answers.append(admin._http.get("/v1/tenants"))
+        answers.append(admin.http.get("/v1/tenants"))
     server.kill()
     ask("POST", "/v1/datasets", json={"name": "x"})
     ask("POST", "/classify", json={"images": [{"b64": picture}], "classes": ["a", "b"]})
@@ -80,10 +80,10 @@ def test_made_up_routes_and_methods_make_no_labels(api: Api) -> None:
     tenant = api.new_tenant()
     before = metrics(api)
     for i in range(20):
-        tenant._http.get(f"/v1/made-up-{i}")
-        tenant._http.get(f"/v1/datasets/made-up-{i}")
-        tenant._http.request(f"MADEUP{i}", "/v1/datasets")
-        tenant._http.request(f"MADEUP{i}", f"/x{i}")
+        tenant.http.get(f"/v1/made-up-{i}")
+        tenant.http.get(f"/v1/datasets/made-up-{i}")
+        tenant.http.request(f"MADEUP{i}", "/v1/datasets")
+        tenant.http.request(f"MADEUP{i}", f"/x{i}")
     after = metrics(api)
     assert "made-up" not in after and "MADEUP" not in after
     assert labels(after, "method") - labels(before, "method") <= {"GET", "other"}
@@ -99,11 +99,11 @@ def test_a_path_cannot_write_lines_into_the_log(
     if how == "ended":
         server.kill()
     else:
-        os.kill(server._process.pid, signal.SIGSTOP)
+        os.kill(server.pid, signal.SIGSTOP)
     with caplog.at_level(logging.WARNING):
-        tenant._http.get("/v1/datasets/x%0aERROR%20forged%1b[31m")
+        tenant.http.get("/v1/datasets/x%0aERROR%20forged%1b[31m")
     if how == "hangs":
-        os.kill(server._process.pid, signal.SIGCONT)
+        os.kill(server.pid, signal.SIGCONT)
     written = [r.getMessage() for r in caplog.records if r.name == "service.http.app"]
     assert written
     assert not any("\n" in line or "\x1b" in line for line in written)

@@ -107,7 +107,7 @@ def test_a_stopping_server_turns_balancers_away_finishes_what_it_has_and_closes(
     events, answers = list[str](), list[dict]()
 
     def follow() -> None:
-        with client._http.stream("GET", f"/v1/jobs/{job}/events") as stream:
+        with client.http.stream("GET", f"/v1/jobs/{job}/events") as stream:
             events.extend(stream.iter_lines())
 
     def classify_many() -> None:
@@ -120,7 +120,7 @@ def test_a_stopping_server_turns_balancers_away_finishes_what_it_has_and_closes(
     time.sleep(0.3)  # both are on their way
     server.send(signal.SIGTERM)
     wait_for(lambda: not is_ready(server.settings.port))
-    late = client._http.post("/v1/datasets", json={"name": "while it drains"})
+    late = client.http.post("/v1/datasets", json={"name": "while it drains"})
     assert (late.status_code, late.headers["connection"]) == (201, "close")
     for thread in threads:
         thread.join()

@@ -98,14 +98,14 @@ class Prepared:
     def __init__(self, api: Api, clip: FrozenCLIP, samples: list[Sample]) -> None:
         self.client: Client = api.new_tenant()
         self.samples = samples
-        add_version(api.services.registry, clip, self.client.tenant, "things", 1)
-        api.services.registry.adapters.publish(self.client.tenant, "things", 1)
+        add_version(api.components.records, clip, self.client.tenant, "things", 1)
+        api.components.records.adapters.publish(self.client.tenant, "things", 1)
         self.dataset = self.client.create_dataset("photos")
         assert self.upload(samples[0]).is_success
         self.answer = self.classify()
 
     def upload(self, sample: Sample, padding: int = 0) -> httpx.Response:
-        return self.client._http.post(
+        return self.client.http.post(
             f"/v1/datasets/{self.dataset}/images",
             data={"label": sample.label},
             files=[("files", (sample.name, sample.data + bytes(padding)))],
@@ -139,7 +139,7 @@ def test_a_store_that_is_away_refuses_uploads_and_nothing_else(
     assert prepared.labels() == {"crab": 1}
     network.mode = "pass"
     assert prepared.upload(samples[1], padding=100_000).json()["labels"] == {"crab": 2}
-    stored = remote.services.registry.datasets.samples(prepared.client.tenant, prepared.dataset)
+    stored = remote.components.records.datasets.samples(prepared.client.tenant, prepared.dataset)
     assert len(list(stored)) == 2
 
 

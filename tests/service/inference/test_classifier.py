@@ -32,9 +32,9 @@ def test_a_floods_pictures_leave_threads_for_another_tenants(
     made = Classifier(clip, None, None, Limits(ImageLimits(), 9, 9, 9.0), 4, 9)
 
     async def run() -> None:
-        flood = [asyncio.create_task(made._decode("flood", b"flood")) for _ in range(10)]
+        flood = [asyncio.create_task(made.decode_picture("flood", b"flood")) for _ in range(10)]
         await asyncio.sleep(0.2)
-        await asyncio.wait_for(made._decode("calm", b"calm"), 10)
+        await asyncio.wait_for(made.decode_picture("calm", b"calm"), 10)
         assert begun == [b"flood", b"flood", b"calm"]
         release.set()
         await asyncio.gather(*flood)
@@ -61,14 +61,16 @@ def test_one_who_hangs_up_keeps_its_turn_until_its_work_has_ended(
 
     async def run() -> None:
         for _ in range(5):  # requests of one client that hangs up each time
-            flood = [asyncio.create_task(made._decode("flood", b"flood")) for _ in range(4)]
+            flood = [asyncio.create_task(made.decode_picture("flood", b"flood")) for _ in range(4)]
             await asyncio.sleep(0.05)
             for task in flood:
                 task.cancel()
             await asyncio.gather(*flood, return_exceptions=True)
-        await asyncio.wait_for(made._decode("calm", b"calm"), 10)
+        await asyncio.wait_for(made.decode_picture("calm", b"calm"), 10)
         release.set()
-        await asyncio.wait_for(made._decode("flood", b"calm"), 10)  # the turns have come back
+        await asyncio.wait_for(
+            made.decode_picture("flood", b"calm"), 10
+        )  # the turns have come back
 
     asyncio.run(run())
     assert most[0] == 2
@@ -91,7 +93,14 @@ def test_a_slot_is_held_for_the_devices_work_and_not_while_pictures_are_decoded(
 
     monkeypatch.setattr(classifier, "decode", decode)
     made = Classifier(clip, None, Tiers(), Limits(ImageLimits(), 9, 9, 9.0), 4, 9)
-    monkeypatch.setattr(made, "_text_features", AsyncMock())
-    question = Question("t", Mock(sha256=""), ("a", "b"), ("{}",), None, None)
+    monkeypatch.setattr(made, "text_features_of", AsyncMock())
+    question = Question(
+        tenant="t",
+        version=Mock(sha256=""),
+        classes=("a", "b"),
+        templates=("{}",),
+        top_k=None,
+        min_score=None,
+    )
     asyncio.run(made.classify(question, [Upload("a.jpg", b"x")], Mock()))
     assert happened == ["decoded", "leased"]

@@ -125,7 +125,7 @@ def test_rows_that_are_withdrawn_free_their_places_at_once(
 ) -> None:
     backend.gate.clear()
     engine.submit(rows("t", "hold"))
-    while len(engine._queue):
+    while len(engine.queue):
         pass
     gone, kept = rows("t", *"12345678"), rows("u", "kept")
     engine.submit(gone)
@@ -133,7 +133,7 @@ def test_rows_that_are_withdrawn_free_their_places_at_once(
         engine.submit(kept)
     engine.withdraw(gone[:7])
     engine.submit(kept)
-    assert len(engine._queue) == 2
+    assert len(engine.queue) == 2
     backend.gate.set()
     assert kept[0].future.result(5)[0] == 4
     assert gone[7].future.result(5)[0] == 1
@@ -150,7 +150,7 @@ def test_the_queue_fills_while_the_device_works(engine: Engine, backend: FakeBac
     backend.gate.clear()
     first = rows("t", "first")
     engine.submit(first)
-    while len(engine._queue):  # until the device has taken it
+    while len(engine.queue):  # until the device has taken it
         pass
     more = rows("t", "a", "b", "c", "d", "e")
     engine.submit(more)
@@ -183,7 +183,7 @@ def test_a_stopping_engine_finishes_what_it_took_and_takes_no_more(backend: Fake
     engine.submit(taken)
     stopper = threading.Thread(target=engine.stop)
     stopper.start()
-    while not engine._stopping:
+    while not engine.stopping:
         pass
     with pytest.raises(Unavailable, match="shutting down"):
         engine.submit(rows("t", "late"))

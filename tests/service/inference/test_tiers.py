@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from adapters.artifact import Artifact, Manifest, encode, sha256
+from adapters.artifact import Artifact, encode_artifact, sha256
 from adapters.bank import Bank
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadArtifact, DoesNotFit
@@ -13,14 +13,12 @@ from service.inference.engine import Engine
 from service.inference.tiers import Tiers
 from service.inference.torch_backend import TorchBackend
 from service.records.adapters import Version, version_of
-from tests.support.random_adapters import random_weights
+from tests.support.random_adapters import manifest_of, random_weights
 
 
 def made(clip: FrozenCLIP, number: int) -> tuple[Version, bytes]:
-    manifest = Manifest(
-        clip.name, clip.fingerprint, "t", "a", number, ("x", "y"), "{}", 10.0, 3, 2, "now"
-    )
-    data = encode(Artifact(manifest, random_weights(clip, number)))
+    manifest = manifest_of(clip, version=number, classes=("x", "y"))
+    data = encode_artifact(Artifact(manifest, random_weights(clip, number)))
     return version_of(manifest, data), data
 
 
@@ -159,8 +157,8 @@ def test_an_adapter_of_another_clip_is_an_error(
     clip: FrozenCLIP, engine: Engine, store: Store
 ) -> None:
     version = store.versions[0]
-    manifest = Manifest("other", "0" * 64, "t", "a", 1, ("x", "y"), "{}", 10.0, 3, 2, "now")
-    data = encode(Artifact(manifest, random_weights(clip, 1)))
+    manifest = manifest_of(clip, clip="other", fingerprint="0" * 64, classes=("x", "y"))
+    data = encode_artifact(Artifact(manifest, random_weights(clip, 1)))
     tiers = Tiers(engine, clip, 3, 3, lambda path: data)
 
     async def run() -> None:

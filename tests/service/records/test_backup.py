@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from adapters.artifact import Artifact, Manifest, encode
+from adapters.artifact import Artifact, encode_artifact
 from adapters.clip import FrozenCLIP
 from adapters.errors import RMAdapterError
 from service.cli import app
@@ -19,33 +19,21 @@ from service.client import Client
 from service.embedded import stopped
 from service.embedded.redis_server import RedisServer
 from service.errors import Conflict, Invalid, NewerFormat, NotFound
-from service.records import Registry, open_registry
+from service.records import Records, open_records
 from service.records.backup import backup, restore_backup
 from service.records.blobs import Blobs
 from service.records.restore import restore
 from service.settings import Settings
-from service.wiring import registry_of
+from service.wiring import records_of
 from tests.support.api import Api, start_api, upload
-from tests.support.random_adapters import random_weights
+from tests.support.random_adapters import manifest_of, random_weights
 from training.data import Sample
 
 
-def add_version(registry: Registry, clip: FrozenCLIP, tenant: str, number: int) -> None:
-    manifest = Manifest(
-        clip=clip.name,
-        fingerprint=clip.fingerprint,
-        tenant=tenant,
-        adapter="things",
-        version=number,
-        classes=("crab", "lotus"),
-        template="a photo of a {}.",
-        logit_scale=20.0,
-        image_first=3,
-        text_first=2,
-        created_at="2026-01-01T00:00:00.000Z",
-    )
+def add_version(records: Records, clip: FrozenCLIP, tenant: str, number: int) -> None:
+    manifest = manifest_of(clip, tenant=tenant, adapter="things", version=number)
     weights = random_weights(clip, number, rank=2)
-    registry.adapters.add(manifest, encode(Artifact(manifest, weights)))
+    records.adapters.add(manifest, encode_artifact(Artifact(manifest, weights)))
 
 
 @pytest.fixture
@@ -59,24 +47,24 @@ def empty(tmp_path: Path, server: RedisServer, settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def registry(server: RedisServer, settings: Settings, tmp_path: Path) -> Registry:
-    return open_registry(server.url, (tmp_path / "old").as_uri(), settings)
+def records(server: RedisServer, settings: Settings, tmp_path: Path) -> Records:
+    return open_records(server.url, (tmp_path / "old").as_uri(), settings)
 
 
 @pytest.fixture
-def target(empty: Settings) -> Registry:
+def target(empty: Settings) -> Records:
     assert empty.redis_url and empty.blob_url
-    return open_registry(empty.redis_url, empty.blob_url, empty)
+    return open_records(empty.redis_url, empty.blob_url, empty)
 
 
 @pytest.fixture
-def tenant(registry: Registry, clip: FrozenCLIP) -> str:
+def tenant(records: Records, clip: FrozenCLIP) -> str:
     """A tenant with a picture and a live version."""
-    made = registry.tenants.create("someone")[0].id
-    dataset = registry.datasets.create(made, "photos").id
-    registry.datasets.add(made, dataset, Sample("Küche/1", "x.jpg", b"a picture"))
-    add_version(registry, clip, made, 1)
-    registry.adapters.publish(made, "things", 1)
+    made = records.tenants.create("someone")[0].id
+    dataset = records.datasets.create(made, "photos").id
+    records.datasets.add(made, dataset, Sample("Küche/1", "x.jpg", b"a picture"))
+    add_version(records, clip, made, 1)
+    records.adapters.publish(made, "things", 1)
     return made
 
 
@@ -103,54 +91,54 @@ def test_the_same_key_gets_the_same_answer_bit_for_bit_from_a_restored_deploymen
 ) -> None:
     client = api_alone.new_tenant()
     dataset = upload(client, samples[:2] + samples[-2:])
-    add_version(api_alone.services.registry, clip, client.tenant, 1)
+    add_version(api_alone.components.records, clip, client.tenant, 1)
     client.call("PUT", "/v1/adapters/things/live", json={"version": 1})
     photos = [(s.name, s.data) for s in samples[::40]]
     before = client.classify(photos, adapter="things")
     listed = client.call("GET", f"/v1/datasets/{dataset}")
     file = tmp_path / "all.tar"
-    done = command(api_alone.services.settings, "backup", str(file))
+    done = command(api_alone.components.settings, "backup", str(file))
     assert done.returncode == 0, done.stderr
     assert file.stat().st_mode & 0o777 == 0o600
     done = command(empty, "restore", str(file))
     assert done.returncode == 0, done.stderr
-    key = client._http.headers["authorization"].removeprefix("Bearer ")
+    key = client.http.headers["authorization"].removeprefix("Bearer ")
     for other in start_api(empty, clip):
         with Client(other.url, key) as again:
             assert again.classify(photos, adapter="things") == before
             assert again.call("GET", f"/v1/datasets/{dataset}") == listed
-        blobs = api_alone.services.registry.blobs, other.services.registry.blobs
+        blobs = api_alone.components.records.blobs, other.components.records.blobs
         assert contents(blobs[0]) == contents(blobs[1])
 
 
 def test_an_adapter_file_that_cannot_be_read_keeps_nothing_else_back(
-    registry: Registry,
+    records: Records,
     tenant: str,
     clip: FrozenCLIP,
     server: RedisServer,
     settings: Settings,
     tmp_path: Path,
 ) -> None:
-    add_version(registry, clip, tenant, 2)
-    broken = registry.adapters.version(tenant, "things", 2).path
-    registry.blobs.put(broken, b"no adapter")
-    registry.store.flushdb()
+    add_version(records, clip, tenant, 2)
+    broken = records.adapters.version(tenant, "things", 2).path
+    records.blobs.put(broken, b"no adapter")
+    records.store.flushdb()
     urls = {"redis_url": server.url, "blob_url": (tmp_path / "old").as_uri()}
     done = command(settings.model_copy(update=urls), "restore")
     assert done.returncode == 1
     assert "restored 1 tenants" in done.stdout
     assert broken in done.stderr.replace("\n", "") and "left out" in done.stderr
-    assert [v.number for v in registry.adapters.get(tenant, "things").versions] == [1]
-    assert registry.adapters.version(tenant, "things").number == 1
-    assert registry.adapters.next_number(tenant, "things") == 3
-    assert registry.blobs.get(broken) == b"no adapter"
+    assert [v.number for v in records.adapters.get(tenant, "things").versions] == [1]
+    assert records.adapters.version(tenant, "things").number == 1
+    assert records.adapters.next_number(tenant, "things") == 3
+    assert records.blobs.get(broken) == b"no adapter"
 
 
 @pytest.mark.parametrize("used", ["Redis", "object store"])
 def test_what_is_not_empty_is_refused_and_left_as_it_is(
-    registry: Registry, target: Registry, tenant: str, tmp_path: Path, used: str
+    records: Records, target: Records, tenant: str, tmp_path: Path, used: str
 ) -> None:
-    backup(registry.blobs, tmp_path / "b.tar")
+    backup(records.blobs, tmp_path / "b.tar")
     target.tenants.create("there before")
     if used == "Redis":
         target.blobs.delete_all("tenants")
@@ -165,10 +153,10 @@ def test_what_is_not_empty_is_refused_and_left_as_it_is(
 @pytest.mark.parametrize("name", ["b.tar", "b.tar.gz"])
 @pytest.mark.parametrize("damage", ["short", "changed", "empty", "photo"])
 def test_a_damaged_file_is_refused_and_nothing_is_written(
-    registry: Registry, target: Registry, tenant: str, tmp_path: Path, name: str, damage: str
+    records: Records, target: Records, tenant: str, tmp_path: Path, name: str, damage: str
 ) -> None:
     file = tmp_path / name
-    backup(registry.blobs, file)
+    backup(records.blobs, file)
     whole = file.read_bytes()
     end = len(whole) if name.endswith("gz") else whole.rindex(b"}")  # in a tar, zeros follow
     middle = whole.find(b"a picture") if name == "b.tar" else len(whole) // 2
@@ -223,10 +211,10 @@ PICTURE = f"tenants/tenant_1/datasets/dataset_1/images/{'0' * 16}/{'0' * 64}"
     ids=lambda entry: f"{entry.name[:40]!r} {entry.type!r}",
 )
 def test_an_entry_that_no_backup_has_is_refused_and_nothing_is_written(
-    registry: Registry, target: Registry, tenant: str, tmp_path: Path, entry: tarfile.TarInfo
+    records: Records, target: Records, tenant: str, tmp_path: Path, entry: tarfile.TarInfo
 ) -> None:
     file = tmp_path / "b.tar"
-    backup(registry.blobs, file)
+    backup(records.blobs, file)
     rewritten(file, lambda entries: entries.insert(1, (entry, b"x")))
     with pytest.raises(Invalid, match="entry"):
         restore_backup(target, file)
@@ -234,10 +222,10 @@ def test_an_entry_that_no_backup_has_is_refused_and_nothing_is_written(
 
 
 def test_a_backup_of_a_newer_format_is_refused(
-    registry: Registry, target: Registry, tenant: str, tmp_path: Path
+    records: Records, target: Records, tenant: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "b.tar"
-    backup(registry.blobs, file)
+    backup(records.blobs, file)
     rewritten(file, lambda entries: entries.__setitem__(0, (entries[0][0], b'{"format": 2}')))
     with pytest.raises(NewerFormat, match="format 2"):
         restore_backup(target, file)
@@ -245,15 +233,15 @@ def test_a_backup_of_a_newer_format_is_refused(
 
 
 def test_a_data_directory_with_a_redis_of_its_own_is_restored_before_up_runs_there(
-    registry: Registry, tenant: str, settings: Settings, tmp_path: Path
+    records: Records, tenant: str, settings: Settings, tmp_path: Path
 ) -> None:
-    backup(registry.blobs, tmp_path / "b.tar")
+    backup(records.blobs, tmp_path / "b.tar")
     alone = {"redis_url": None, "blob_url": None, "data_dir": tmp_path / "alone"}
     own = settings.model_copy(update=alone)
     done = CliRunner().invoke(app, ["restore", str(tmp_path / "b.tar")], env=own.environment())
     assert done.exit_code == 0, done.output
     with stopped(own) as running:
-        assert registry_of(running).tenants.get(tenant).name == "someone"
+        assert records_of(running).tenants.get(tenant).name == "someone"
         again = CliRunner().invoke(app, ["restore"], env=own.environment())
     assert again.exit_code == 1, "two Redis servers on one file would ruin it"
 
@@ -274,19 +262,19 @@ class Meanwhile(Blobs):
 
 @pytest.mark.parametrize("end", ["000001.safetensors", "live.json", "label.json", "tenant.json"])
 def test_a_publish_and_a_deletion_meanwhile_leave_a_backup_that_is_whole(
-    registry: Registry,
-    target: Registry,
+    records: Records,
+    target: Records,
     tenant: str,
     clip: FrozenCLIP,
     tmp_path: Path,
     end: str,
 ) -> None:
     def happens() -> None:
-        add_version(registry, clip, tenant, 2)
-        registry.adapters.publish(tenant, "things", 2)
-        registry.adapters.delete_version(tenant, "things", 1)
-        dataset = registry.datasets.create(tenant, "new").id
-        registry.datasets.add(tenant, dataset, Sample("new", "y.jpg", b"another"))
+        add_version(records, clip, tenant, 2)
+        records.adapters.publish(tenant, "things", 2)
+        records.adapters.delete_version(tenant, "things", 1)
+        dataset = records.datasets.create(tenant, "new").id
+        records.datasets.add(tenant, dataset, Sample("new", "y.jpg", b"another"))
 
     backup(Meanwhile((tmp_path / "old").as_uri(), end, happens), tmp_path / "b.tar.gz")
     assert restore_backup(target, tmp_path / "b.tar.gz") == 1
@@ -299,9 +287,9 @@ def test_a_publish_and_a_deletion_meanwhile_leave_a_backup_that_is_whole(
 
 @pytest.mark.parametrize("end", ["000001.safetensors", "live.json", "dataset.json", "tenant.json"])
 def test_a_tenant_that_is_erased_meanwhile_is_not_brought_back(
-    registry: Registry, target: Registry, tenant: str, tmp_path: Path, end: str
+    records: Records, target: Records, tenant: str, tmp_path: Path, end: str
 ) -> None:
-    blobs = Meanwhile((tmp_path / "old").as_uri(), end, lambda: registry.tenants.erase(tenant))
+    blobs = Meanwhile((tmp_path / "old").as_uri(), end, lambda: records.tenants.erase(tenant))
     backup(blobs, tmp_path / "b.tar")
     assert restore_backup(target, tmp_path / "b.tar") == 0
     assert not target.tenants.page(10, None).items
@@ -309,22 +297,22 @@ def test_a_tenant_that_is_erased_meanwhile_is_not_brought_back(
 
 
 def test_a_tenant_whose_erasure_a_crash_cut_short_stays_erased(
-    registry: Registry, tenant: str, monkeypatch: pytest.MonkeyPatch
+    records: Records, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(prefix: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(registry.blobs, "delete_all", crash)
-        registry.tenants.erase(tenant)
-    registry.store.flushdb()
-    assert restore(registry) == 0
+        patched.setattr(records.blobs, "delete_all", crash)
+        records.tenants.erase(tenant)
+    records.store.flushdb()
+    assert restore(records) == 0
     with pytest.raises(NotFound):
-        registry.tenants.get(tenant)
+        records.tenants.get(tenant)
 
 
 def test_a_backup_that_fails_leaves_the_earlier_one_and_no_other_file(
-    registry: Registry, tenant: str, tmp_path: Path
+    records: Records, tenant: str, tmp_path: Path
 ) -> None:
     def breaks() -> None:
         raise RMAdapterError("the store is away")
@@ -335,5 +323,5 @@ def test_a_backup_that_fails_leaves_the_earlier_one_and_no_other_file(
     with pytest.raises(RMAdapterError, match="away"):
         backup(Meanwhile((tmp_path / "old").as_uri(), "tenant.json", breaks), folder / "b.tar")
     assert [file.read_bytes() for file in folder.iterdir()] == [b"the earlier one"]
-    assert backup(registry.blobs, folder / "b.tar") == 6
+    assert backup(records.blobs, folder / "b.tar") == 6
     assert len(list(folder.iterdir())) == 1

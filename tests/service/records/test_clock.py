@@ -11,7 +11,7 @@ import redis
 
 from service.embedded.redis_server import RedisServer, carried_server
 from service.errors import Conflict, TooMany
-from service.records import Registry, open_registry
+from service.records import Records, open_records
 from service.records.jobs import LEASE_SECONDS, JobSpec
 from service.records.rates import Rate
 from service.settings import Settings
@@ -80,8 +80,8 @@ def server(tmp_path: Path, clock: Clock) -> Iterator[ServerWithClock]:
 
 
 @pytest.fixture
-def registry(server: RedisServer, settings: Settings, tmp_path: Path) -> Registry:
-    return open_registry(server.url, (tmp_path / "blobs").as_uri(), settings)
+def records(server: RedisServer, settings: Settings, tmp_path: Path) -> Records:
+    return open_records(server.url, (tmp_path / "blobs").as_uri(), settings)
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
@@ -100,38 +100,38 @@ def test_a_tenant_may_ask_again_soon_after_a_jump(server: ServerWithClock, jump:
 
 
 def test_a_dead_workers_job_does_not_wait_for_an_hour_when_the_clock_is_set_back(
-    registry: Registry, server: ServerWithClock
+    records: Records, server: ServerWithClock
 ) -> None:
-    tenant = registry.tenants.create("someone")[0].id
-    job = FitJob(tenant, registry.jobs.create(tenant, SPEC).id)
-    assert registry.jobs.claim(job, "dead") is not None
+    tenant = records.tenants.create("someone")[0].id
+    job = FitJob(tenant, records.jobs.create(tenant, SPEC).id)
+    assert records.jobs.claim(job, "dead") is not None
     server.jump(-HOUR)
     lease = f"rmadapter:tenant:{tenant}:job:{job.job}:lease"
-    assert registry.store.ttl(lease) > LEASE_SECONDS
+    assert records.store.ttl(lease) > LEASE_SECONDS
     with pytest.raises(Conflict, match="another worker has"):
-        registry.jobs.claim(job, "another")
-    assert 0 < registry.store.ttl(lease) <= LEASE_SECONDS
+        records.jobs.claim(job, "another")
+    assert 0 < records.store.ttl(lease) <= LEASE_SECONDS
 
 
 def test_a_lost_message_is_sent_again_within_a_lease_when_the_clock_is_set_back(
-    registry: Registry, server: ServerWithClock
+    records: Records, server: ServerWithClock
 ) -> None:
-    tenant = registry.tenants.create("someone")[0].id
-    job = FitJob(tenant, registry.jobs.create(tenant, SPEC).id)
-    registry.jobs.claim(job, "dead")
-    registry.jobs._broker.flush(QUEUE)
+    tenant = records.tenants.create("someone")[0].id
+    job = FitJob(tenant, records.jobs.create(tenant, SPEC).id)
+    records.jobs.claim(job, "dead")
+    records.jobs.broker.flush(QUEUE)
     server.jump(-HOUR)
-    registry.jobs.dispatch_all()
+    records.jobs.dispatch_all()
     for name in ("lease", "just-sent"):
-        assert 0 < registry.store.ttl(f"rmadapter:tenant:{tenant}:job:{job.job}:{name}") <= 15
-    assert registry.store.llen(f"dramatiq:{QUEUE}") == 0
+        assert 0 < records.store.ttl(f"rmadapter:tenant:{tenant}:job:{job.job}:{name}") <= 15
+    assert records.store.llen(f"dramatiq:{QUEUE}") == 0
 
 
 def test_a_job_ends_once_while_clocks_jump_and_a_worker_is_an_hour_wrong(
     api_alone: Api, server: ServerWithClock, clock: Clock, samples: list[Sample], tmp_path: Path
 ) -> None:
     """One worker goes by the clock that jumps, as Redis does; the other one is an hour ahead."""
-    settings = api_alone.services.settings
+    settings = api_alone.components.settings
     (tmp_path / "wrong").mkdir()
     wrong = Clock(tmp_path / "wrong" / "clock")
     wrong.jump(HOUR)

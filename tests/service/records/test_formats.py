@@ -15,12 +15,12 @@ from service.client import Client
 from service.demo.__main__ import PHOTOS
 from service.embedded.redis_server import RedisServer
 from service.errors import NewerFormat
-from service.records import open_registry
+from service.records import open_records
 from service.records.formats import BLOB
 from service.records.restore import restore
 from service.records.store import FORMAT_KEY
 from service.settings import Settings
-from service.wiring import broker_of, registry_of
+from service.wiring import broker_of, records_of
 from tests.fixtures.records import EMBEDDINGS, dump, load
 from tests.support.api import start_api
 from tests.support.paths import ROOT
@@ -37,7 +37,7 @@ def stored(server: RedisServer, settings: Settings, tmp_path: Path) -> Settings:
     changes = {"redis_url": server.url, "blob_url": (tmp_path / "blobs").as_uri()}
     made = settings.model_copy(update=changes)
     records = json.loads((FORMAT_1 / "records.json").read_text())
-    load(open_registry(made.redis_url, made.blob_url, made).store, records)
+    load(open_records(made.redis_url, made.blob_url, made).store, records)
     return made
 
 
@@ -50,13 +50,13 @@ def files_of(settings: Settings) -> dict[str, bytes]:
 def test_format_1_is_read_and_answers_as_it_did(
     stored: Settings, clip: FrozenCLIP, way: str
 ) -> None:
-    registry = open_registry(stored.redis_url, stored.blob_url, stored)
+    records = open_records(stored.redis_url, stored.blob_url, stored)
     if way == "before formats were written":
-        registry.store.delete(FORMAT_KEY)
-        registry.blobs.delete(BLOB)
+        records.store.delete(FORMAT_KEY)
+        records.blobs.delete(BLOB)
     if way == "restored":
-        registry.store.flushall()
-        assert restore(registry) == 1
+        records.store.flushall()
+        assert restore(records) == 1
     for api in start_api(stored, clip):
         with Client(api.url, ANSWER["key"]) as client:
             photos = [
@@ -78,19 +78,19 @@ def test_format_1_is_read_and_answers_as_it_did(
 @pytest.fixture(params=["Redis", "object store"])
 def newer(stored: Settings, request: pytest.FixtureRequest) -> Iterator[Settings]:
     """The same after a newer release has changed its format; nothing in it changes any more."""
-    registry = open_registry(stored.redis_url, stored.blob_url, stored)
+    records = open_records(stored.redis_url, stored.blob_url, stored)
     store = broker_of(stored).client  # connected before, and so let in
     store.ping()
-    registry.store.ping()
+    records.store.ping()
     broker_of(stored).enqueue(FitJob("tenant_1", "job_1").to_message())
     if request.param == "Redis":
-        registry.store.set(FORMAT_KEY, "2")
+        records.store.set(FORMAT_KEY, "2")
     else:
-        registry.blobs.put(BLOB, b'{"format": 2}')
-    before = dump(registry.store), files_of(stored), store.lrange(f"dramatiq:{QUEUE}", 0, -1)
+        records.blobs.put(BLOB, b'{"format": 2}')
+    before = dump(records.store), files_of(stored), store.lrange(f"dramatiq:{QUEUE}", 0, -1)
     yield stored
     assert before[2], "a job waits in the queue"
-    after = dump(registry.store), files_of(stored), store.lrange(f"dramatiq:{QUEUE}", 0, -1)
+    after = dump(records.store), files_of(stored), store.lrange(f"dramatiq:{QUEUE}", 0, -1)
     assert after == before
 
 
@@ -99,32 +99,32 @@ def test_no_command_starts_on_a_newer_format(newer: Settings, command: str) -> N
     done = CliRunner().invoke(app, [command], env=newer.environment())
     assert done.exit_code == 1
     with pytest.raises(NewerFormat, match="has format 2, this release reads up to 1"):
-        registry_of(newer).refuse_newer()
+        records_of(newer).refuse_newer()
 
 
 def test_a_server_that_ran_before_the_upgrade_writes_nothing_after_it(
     stored: Settings, clip: FrozenCLIP
 ) -> None:
-    registry = open_registry(stored.redis_url, stored.blob_url, stored)
+    records = open_records(stored.redis_url, stored.blob_url, stored)
     for api in start_api(stored, clip):
         with Client(api.url, ANSWER["key"]) as client:
             client.create_dataset("before")
-            registry.store.set(FORMAT_KEY, "2")
-            before = dump(registry.store)
-            api.services.registry.store.connection_pool.disconnect()  # as Redis's restart does
-            answer = client._http.post("/v1/datasets", json={"name": "after"})
+            records.store.set(FORMAT_KEY, "2")
+            before = dump(records.store)
+            api.components.records.store.connection_pool.disconnect()  # as Redis's restart does
+            answer = client.http.post("/v1/datasets", json={"name": "after"})
             ready = httpx.get(f"{api.url}/readyz", timeout=10)
     assert (answer.status_code, ready.status_code) == (503, 503)
     assert "a newer release wrote it" in answer.json()["detail"]
-    assert dump(registry.store) == before
+    assert dump(records.store) == before
 
 
 @pytest.mark.parametrize("found", ["0", "-1", "2", "x", "1.5", ""])
 def test_a_format_that_is_not_known_is_refused(stored: Settings, found: str) -> None:
-    writer = open_registry(stored.redis_url, stored.blob_url, stored)
+    writer = open_records(stored.redis_url, stored.blob_url, stored)
     writer.store.set(FORMAT_KEY, found)
     with pytest.raises(NewerFormat, match="Redis has format"):
-        open_registry(stored.redis_url, stored.blob_url, stored).refuse_newer()
+        open_records(stored.redis_url, stored.blob_url, stored).refuse_newer()
     for manifest in (f'{{"format": "{found}"}}', "[]", "", "{}"):
         writer.blobs.put(BLOB, manifest.encode())
         with pytest.raises(NewerFormat, match="object store has format"):

@@ -68,7 +68,7 @@ def test_zero_is_no_limit(server: RedisServer) -> None:
 def test_what_is_counted_is_forgotten_when_it_no_longer_matters(server: RedisServer) -> None:
     limiter = rates(server, classify=Rate(10.0, 2))
     taken(limiter, "a", "classify")
-    assert limiter._store.pttl("rmadapter:tenant:a:rate:classify") <= 300
+    assert limiter.store.pttl("rmadapter:tenant:a:rate:classify") <= 300
 
 
 @pytest.mark.parametrize("how", ["ended", "hangs"])
@@ -82,13 +82,13 @@ def test_without_redis_each_server_limits_its_own_calls_at_once_and_the_log_says
     if how == "ended":
         server.kill()
     else:
-        os.kill(server._process.pid, signal.SIGSTOP)
+        os.kill(server.pid, signal.SIGSTOP)
     with caplog.at_level(logging.WARNING):
         started = time.monotonic()
         let_through = taken(one, "a", "classify"), taken(other, "a", "classify")
         waited = time.monotonic() - started
     if how == "hangs":
-        os.kill(server._process.pid, signal.SIGCONT)
+        os.kill(server.pid, signal.SIGCONT)
     assert let_through == (40, 50)
     assert waited < 4.0  # two time-outs of 0.2 s; ninety would take 18
     assert [r.message for r in caplog.records] == [
@@ -120,7 +120,7 @@ def test_what_other_servers_let_through_leaves_a_servers_own_count_as_it_was(
 
 def asked(limiter: Rates) -> int:
     """Scripts that Redis ran so far."""
-    return int(limiter._store.info("commandstats")["cmdstat_eval"]["calls"])
+    return int(limiter.store.info("commandstats")["cmdstat_eval"]["calls"])
 
 
 # --- over HTTP ---
@@ -145,7 +145,7 @@ def test_too_many_calls_are_429_with_retry_after(api: Api, samples: list[Sample]
 
     def classify(asker=client):
         files = [("files", (samples[0].name, samples[0].data))]
-        return asker._http.post("/classify", data={"classes": '["a", "b"]'}, files=files)
+        return asker.http.post("/classify", data={"classes": '["a", "b"]'}, files=files)
 
     answers = [classify() for _ in range(4)]
     assert [a.status_code for a in answers] == [200, 200, 200, 429]
@@ -153,5 +153,5 @@ def test_too_many_calls_are_429_with_retry_after(api: Api, samples: list[Sample]
     assert answers[3].json()["detail"] == "more than 0.2 classify calls a second"
     assert 1 <= int(answers[3].headers["retry-after"]) <= 5
     assert classify(other).status_code == 200
-    statuses = [client._http.get("/v1/datasets").status_code for _ in range(5)]
+    statuses = [client.http.get("/v1/datasets").status_code for _ in range(5)]
     assert statuses == [200, 200, 200, 200, 429]

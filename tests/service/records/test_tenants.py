@@ -8,30 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from adapters.artifact import Artifact, Manifest, encode
+from adapters.artifact import Artifact, Manifest, encode_artifact
 from adapters.clip import FrozenCLIP
 from service.client import Client
 from service.embedded.redis_server import RedisServer
 from service.errors import Conflict, NotFound, OverQuota, Unauthorized, Unavailable
-from service.records import Registry, open_registry
+from service.records import Records, open_records
 from service.records.restore import restore
 from service.records.tenants import read_manifest
 from service.settings import Settings
 from tests.support.api import Api
-from tests.support.random_adapters import random_weights
+from tests.support.random_adapters import manifest_of, random_weights
 
 
 def artifact(clip: FrozenCLIP, tenant: str, adapter: str, number: int) -> tuple[Manifest, bytes]:
-    classes, place = ("x", "y"), (3, 2)
-    manifest = Manifest(
-        clip.name, clip.fingerprint, tenant, adapter, number, classes, "{}", 10.0, *place, "now"
-    )
-    return manifest, encode(Artifact(manifest, random_weights(clip, number)))
+    manifest = manifest_of(clip, tenant=tenant, adapter=adapter, version=number)
+    return manifest, encode_artifact(Artifact(manifest, random_weights(clip, number)))
 
 
 @pytest.fixture
-def registry(settings: Settings, server: RedisServer, tmp_path: Path) -> Registry:
-    return open_registry(server.url, (tmp_path / "blobs").as_uri(), settings)
+def records(settings: Settings, server: RedisServer, tmp_path: Path) -> Records:
+    return open_records(server.url, (tmp_path / "blobs").as_uri(), settings)
 
 
 def at_once(*works: Callable[[], object]) -> None:
@@ -42,119 +39,119 @@ def at_once(*works: Callable[[], object]) -> None:
         thread.join()
 
 
-def test_no_key_that_is_made_during_an_erasure_opens_the_tenant(registry: Registry) -> None:
+def test_no_key_that_is_made_during_an_erasure_opens_the_tenant(records: Records) -> None:
     for _ in range(10):
-        tenant, first = registry.tenants.create("erased")
+        tenant, first = records.tenants.create("erased")
         keys = [first]
 
         def make(tenant_id: str = tenant.id, keys: list[str] = keys) -> None:
             for _ in range(20):
                 try:
-                    keys.append(registry.tenants.add_key(tenant_id, "manage")[1])
+                    keys.append(records.tenants.add_key(tenant_id, "manage")[1])
                 except NotFound:
                     return
 
-        at_once(make, make, lambda tenant_id=tenant.id: registry.tenants.erase(tenant_id))
+        at_once(make, make, lambda tenant_id=tenant.id: records.tenants.erase(tenant_id))
         for key in keys:
             with pytest.raises(Unauthorized):
-                registry.tenants.authenticate(key)
-        assert not registry.tenants.page(100, None).items
-        assert not list(registry.blobs.paths("tenants"))
+                records.tenants.authenticate(key)
+        assert not records.tenants.page(100, None).items
+        assert not list(records.blobs.paths("tenants"))
 
 
-def test_a_key_whose_tenant_does_not_name_it_opens_nothing(registry: Registry) -> None:
-    _, key = registry.tenants.create("left over")
-    registry.store.delete("rmadapter:tenant-names")
+def test_a_key_whose_tenant_does_not_name_it_opens_nothing(records: Records) -> None:
+    _, key = records.tenants.create("left over")
+    records.store.delete("rmadapter:tenant-names")
     with pytest.raises(Unauthorized):
-        registry.tenants.authenticate(key)
+        records.tenants.authenticate(key)
 
 
-def test_an_erased_tenant_is_not_written_again(registry: Registry) -> None:
-    tenant, _ = registry.tenants.create("erased")
-    registry.tenants.erase(tenant.id)
+def test_an_erased_tenant_is_not_written_again(records: Records) -> None:
+    tenant, _ = records.tenants.create("erased")
+    records.tenants.erase(tenant.id)
     with pytest.raises(NotFound):
-        registry.tenants.save(tenant)
-    assert not list(registry.blobs.paths("tenants"))
+        records.tenants.save(tenant)
+    assert not list(records.blobs.paths("tenants"))
 
 
-def test_restore_leaves_an_erased_tenant_out(registry: Registry) -> None:
-    tenant, _ = registry.tenants.create("erased")
+def test_restore_leaves_an_erased_tenant_out(records: Records) -> None:
+    tenant, _ = records.tenants.create("erased")
     path = f"tenants/{tenant.id}/tenant.json"
-    manifest = registry.blobs.get(path)
-    registry.tenants.erase(tenant.id)
-    registry.blobs.put(path, manifest)  # as a fault or an old copy leaves it
+    manifest = records.blobs.get(path)
+    records.tenants.erase(tenant.id)
+    records.blobs.put(path, manifest)  # as a fault or an old copy leaves it
     said: list[tuple[str, str]] = []
-    assert restore(registry, lambda *what: said.append(what)) == 0
+    assert restore(records, lambda *what: said.append(what)) == 0
     assert said == [(path, "the tenant was erased")]
-    assert read_manifest(manifest).id not in str(registry.tenants.page(100, None).items)
+    assert read_manifest(manifest).id not in str(records.tenants.page(100, None).items)
 
 
 def test_what_is_written_during_an_erasure_is_swept(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
+    records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.records.tenants._SWEEP_AFTER", 0.0)
-    tenant, _ = registry.tenants.create("erased")
-    registry.tenants.erase(tenant.id)
-    registry.datasets.create(tenant.id, "written late")
-    registry.tenants.sweep()
-    assert not [name for name in registry.store.scan_iter() if f":{tenant.id}:" in name]
-    assert not list(registry.blobs.paths("tenants"))
+    monkeypatch.setattr("service.records.tenants.SWEEP_AFTER", 0.0)
+    tenant, _ = records.tenants.create("erased")
+    records.tenants.erase(tenant.id)
+    records.datasets.create(tenant.id, "written late")
+    records.tenants.sweep()
+    assert not [name for name in records.store.scan_iter() if f":{tenant.id}:" in name]
+    assert not list(records.blobs.paths("tenants"))
 
 
 def test_an_erasure_that_a_fault_cut_short_is_ended_by_the_next_call(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
+    records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tenant, key = registry.tenants.create("erased")
+    tenant, key = records.tenants.create("erased")
     with monkeypatch.context() as patched, pytest.raises(Unavailable):
 
         def away(prefix: str) -> None:
             raise Unavailable("the object store is away")
 
-        patched.setattr(registry.blobs, "delete_all", away)
-        registry.tenants.erase(tenant.id)
+        patched.setattr(records.blobs, "delete_all", away)
+        records.tenants.erase(tenant.id)
     with pytest.raises(Unauthorized):
-        registry.tenants.authenticate(key)
-    registry.tenants.erase(tenant.id)
-    assert not list(registry.blobs.paths("tenants"))
+        records.tenants.authenticate(key)
+    records.tenants.erase(tenant.id)
+    assert not list(records.blobs.paths("tenants"))
 
 
 def test_an_adapter_deleted_while_it_is_published_leaves_no_live_pointer(
-    registry: Registry, clip
+    records: Records, clip
 ) -> None:
-    tenant, _ = registry.tenants.create("t")
+    tenant, _ = records.tenants.create("t")
     for _ in range(10):
-        number = registry.adapters.next_number(tenant.id, "things")
-        registry.adapters.add(*artifact(clip, tenant.id, "things", number))
+        number = records.adapters.next_number(tenant.id, "things")
+        records.adapters.add(*artifact(clip, tenant.id, "things", number))
 
         def publish(number: int = number) -> None:
             try:
-                registry.adapters.publish(tenant.id, "things", number)
+                records.adapters.publish(tenant.id, "things", number)
             except NotFound:
                 return
 
-        at_once(publish, publish, lambda: registry.adapters.delete(tenant.id, "things"))
+        at_once(publish, publish, lambda: records.adapters.delete(tenant.id, "things"))
         with pytest.raises((NotFound, Conflict)):
-            registry.adapters.version(tenant.id, "things")
-        assert not list(registry.blobs.paths(f"tenants/{tenant.id}/adapters"))
+            records.adapters.version(tenant.id, "things")
+        assert not list(records.blobs.paths(f"tenants/{tenant.id}/adapters"))
 
 
 def test_a_name_with_a_live_pointer_to_nothing_can_be_published_again(
-    registry: Registry, clip
+    records: Records, clip
 ) -> None:
-    tenant, _ = registry.tenants.create("t")
-    number = registry.adapters.next_number(tenant.id, "things")
-    registry.adapters.add(*artifact(clip, tenant.id, "things", number))
-    registry.store.hset(f"rmadapter:tenant:{tenant.id}:adapter:things", "live", "99")
-    assert registry.adapters.publish(tenant.id, "things", number)
-    assert registry.adapters.version(tenant.id, "things").number == number
+    tenant, _ = records.tenants.create("t")
+    number = records.adapters.next_number(tenant.id, "things")
+    records.adapters.add(*artifact(clip, tenant.id, "things", number))
+    records.store.hset(f"rmadapter:tenant:{tenant.id}:adapter:things", "live", "99")
+    assert records.adapters.publish(tenant.id, "things", number)
+    assert records.adapters.version(tenant.id, "things").number == number
 
 
-def test_a_list_is_whole_while_an_item_of_it_goes(registry: Registry) -> None:
-    tenant, _ = registry.tenants.create("t")
-    kept = registry.datasets.create(tenant.id, "kept")
-    gone = registry.datasets.create(tenant.id, "gone")
-    registry.store.delete(f"rmadapter:tenant:{tenant.id}:dataset:{gone.id}")  # between two steps
-    assert [d.id for d in registry.datasets.page(tenant.id, 10, None).items] == [kept.id]
+def test_a_list_is_whole_while_an_item_of_it_goes(records: Records) -> None:
+    tenant, _ = records.tenants.create("t")
+    kept = records.datasets.create(tenant.id, "kept")
+    gone = records.datasets.create(tenant.id, "gone")
+    records.store.delete(f"rmadapter:tenant:{tenant.id}:dataset:{gone.id}")  # between two steps
+    assert [d.id for d in records.datasets.page(tenant.id, 10, None).items] == [kept.id]
 
 
 @pytest.mark.parametrize("command", [("maxmemory", "1"), ("min-replicas-to-write", "1")], ids=str)
@@ -164,31 +161,31 @@ def test_a_redis_that_cannot_write_is_told_and_classify_goes_on(
     client: Client = api_alone.new_tenant()
     photo = [("a.jpg", samples[0].data)]
     before = client.classify(photo, ["crab", "lotus"])
-    store = api_alone.services.registry.store
+    store = api_alone.components.records.store
     was = store.config_get(command[0])[command[0]]
     store.config_set(*command)
     try:
-        ready = client._http.get("/readyz")
+        ready = client.http.get("/readyz")
         assert (ready.status_code, ready.json()["redis"]) == (503, "cannot write")
         assert client.classify(photo, ["crab", "lotus"]) == before
-        made = client._http.post("/v1/datasets", json={"name": "more"})
+        made = client.http.post("/v1/datasets", json={"name": "more"})
         assert made.status_code == 503
         assert int(made.headers["retry-after"]) > 0
     finally:
         store.config_set(command[0], was)
-    assert client._http.get("/readyz").status_code == 200
+    assert client.http.get("/readyz").status_code == 200
 
 
-def test_data_sets_made_at_once_stay_within_the_quota(registry: Registry) -> None:
-    registry.datasets._quota = replace(registry.datasets._quota, datasets=3)
-    tenant, _ = registry.tenants.create("t")
+def test_data_sets_made_at_once_stay_within_the_quota(records: Records) -> None:
+    records.datasets.quota = replace(records.datasets.quota, datasets=3)
+    tenant, _ = records.tenants.create("t")
 
     def make() -> None:
         with suppress(OverQuota):
-            registry.datasets.create(tenant.id, "one more")
+            records.datasets.create(tenant.id, "one more")
 
     at_once(*[make] * 12)
-    assert len(registry.datasets.page(tenant.id, 100, None).items) == 3
+    assert len(records.datasets.page(tenant.id, 100, None).items) == 3
 
 
 @pytest.mark.parametrize("tail", [":labels", ":bytes", ":images", "*", "%20", "\u2028", "é"])
@@ -196,4 +193,4 @@ def test_data_sets_made_at_once_stay_within_the_quota(registry: Registry) -> Non
 def test_an_id_that_would_lead_to_another_key_is_not_found(api: Api, path: str, tail: str) -> None:
     client = api.new_tenant()
     dataset = client.create_dataset("mine")
-    assert client._http.get(path.format(dataset + tail)).status_code == 404
+    assert client.http.get(path.format(dataset + tail)).status_code == 404

@@ -48,7 +48,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     cluster = Cluster(tmp_path_factory.mktemp("site"), servers=1, workers=1)
     with cluster.running():
         _, client = cluster.new_tenant()
-        key = client._http.headers["authorization"].split()[1]
+        key = client.http.headers["authorization"].split()[1]
         yield Site(cluster.servers[0].url, key)
 
 

@@ -1,0 +1,78 @@
+"""Names of classes: one normal form, and which two of them the text tower cannot tell apart."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+
+from adapters.errors import BadClasses
+
+# Format characters (Unicode's Cf) that no reader sees: soft hyphen, zero-width space, marks of
+# direction, word joiner, byte order mark. Joiners and emoji tags are of that kind too, but they
+# change what is seen, so they are not in this list.
+_UNSEEN = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+_JOINERS = "\u200c\u200d"
+_MAX_PAIRS = 5  # of one answer
+
+
+def normal_name(text: str) -> str:
+    """The one form of a name in which it is stored, compared, shown and put into prompts.
+
+    Composed letters (NFC), single spaces of one kind, none at the ends, no unseen characters.
+    Joiners stay where they shape what is seen: in emoji, in Persian, in Sinhala.
+    """
+    seen = _UNSEEN.sub("", text)
+    if any(joiner in seen for joiner in _JOINERS):
+        seen = "".join(c for i, c in enumerate(seen) if c not in _JOINERS or _joins(seen, i))
+    return unicodedata.normalize("NFC", " ".join(seen.split()))
+
+
+def _joins(text: str, at: int) -> bool:
+    """Whether the joiner at a place has letters or signs beside it that it can change."""
+    if at in (0, len(text) - 1):
+        return False
+    beside = text[at - 1], text[at + 1]
+    return not any(c.isascii() or unicodedata.name(c, "").startswith("LATIN") for c in beside)
+
+
+def has_control(text: str) -> bool:
+    """Whether a text holds NUL, another control character or half of a surrogate pair."""
+    return any(unicodedata.category(c) in ("Cc", "Cs") for c in text)
+
+
+def alike(
+    names: Iterable[str], prompt_ids: Callable[[str], Sequence[int]]
+) -> list[tuple[str, str]]:
+    """Pairs of names that the text tower reads as one: their prompts are the same tokens.
+
+    Args:
+        names: class names.
+        prompt_ids: the token ids of a name's prompt.
+
+    Returns:
+        Each name that repeats an earlier one, behind that one.
+    """
+    first: dict[tuple[int, ...], str] = {}
+    pairs = []
+    for name in names:
+        before = first.setdefault(tuple(prompt_ids(name)), name)
+        if before is not name:
+            pairs.append((before, name))
+    return pairs
+
+
+def check_distinct(names: Sequence[str], prompt_ids: Callable[[str], Sequence[int]]) -> None:
+    """Refuses names that the model cannot tell apart.
+
+    Args:
+        names: class names.
+        prompt_ids: the token ids of a name's prompt.
+
+    Raises:
+        BadClasses: two names read the same; or a prompt is longer than the tower's context.
+    """
+    if pairs := alike(names, prompt_ids):
+        said = "; ".join(f"{one!r} and {other!r}" for one, other in pairs[:_MAX_PAIRS])
+        more = f"; and {len(pairs) - _MAX_PAIRS} more" if len(pairs) > _MAX_PAIRS else ""
+        raise BadClasses(
+            f"these class names read the same to the model: {said}{more}. Give each class one name"
+        )
