@@ -38,6 +38,7 @@ from service.errors import (
     problems_of,
 )
 from service.http.auth import Gate
+from service.http.forms import accept_extended_file_names
 from service.http.middleware import BodyLimit, BodyLimits, Observe
 from service.http.routes import adapters, classify, datasets, health, jobs, keys, tenants, web
 from service.http.schemas import ProblemOut
@@ -80,6 +81,7 @@ def create_app(components: Components) -> FastAPI:
         yield
         components.engine.stop()
 
+    accept_extended_file_names()
     app = _bare(lifespan)
     app.state.components = components
     _include(app)
