@@ -39,7 +39,7 @@ from service.errors import (
 )
 from service.http.auth import Gate
 from service.http.forms import accept_extended_file_names
-from service.http.middleware import BodyLimit, BodyLimits, Observe
+from service.http.middleware import BodyLimit, BodyLimits, Observe, Prefix
 from service.http.routes import adapters, classify, datasets, health, jobs, keys, tenants, web
 from service.http.schemas import ProblemOut
 from service.wiring import Components
@@ -93,6 +93,7 @@ def create_app(components: Components) -> FastAPI:
             CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
         )
     app.add_middleware(Observe)
+    app.add_middleware(Prefix, prefix=components.settings.root_path())
     app.add_exception_handler(RMAdapterError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
