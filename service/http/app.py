@@ -38,6 +38,7 @@ from service.errors import (
     problems_of,
 )
 from service.http.auth import Gate
+from service.http.document import generate, operation_id
 from service.http.forms import accept_extended_file_names
 from service.http.middleware import BodyLimit, BodyLimits, Observe, Prefix
 from service.http.routes import adapters, classify, datasets, health, jobs, keys, tenants, web
@@ -105,13 +106,16 @@ def create_app(components: Components) -> FastAPI:
 
 def _bare(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     problem = {"model": ProblemOut, "content": {"application/problem+json": {}}}
-    return FastAPI(
+    app = FastAPI(
         title="rmadapter",
         summary="An image classifier of their own for every tenant, on one shared CLIP",
         version=__version__,
         lifespan=lifespan,
+        generate_unique_id_function=operation_id,
         responses={"4XX": problem, "5XX": problem},
     )
+    app.openapi = lambda: generate(app)  # type: ignore[method-assign]
+    return app
 
 
 def _include(app: FastAPI) -> None:

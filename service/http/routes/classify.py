@@ -42,7 +42,7 @@ M = TypeVar("M", bound=BaseModel)
 
 router = APIRouter(tags=["classify"], dependencies=[Depends(refuse_early)])
 
-_FORM = {
+_FORM: dict[str, Any] = {
     "type": "object",
     "required": ["files"],
     "properties": {
@@ -70,13 +70,18 @@ _FORM = {
     },
 }
 _BODY = {
+    "parameters": [  # every option may stand in the query instead
+        {"name": name, "in": "query", "required": False, "schema": schema}
+        for name, schema in _FORM["properties"].items()
+        if name != "files"
+    ],
     "requestBody": {
         "required": True,
         "content": {
             "multipart/form-data": {"schema": _FORM},
             "application/json": {"schema": inlined(ClassifyIn)},
         },
-    }
+    },
 }
 
 
