@@ -112,6 +112,9 @@ class Settings(BaseSettings):
     )
     manage_burst: int = Field(400, ge=1, description="of these, how many at once after a pause")
     job_days: int = Field(30, ge=1, description="an ended job is kept for so long")
+    max_ended_jobs: int = Field(
+        1000, ge=1, description="ended jobs of one tenant that are kept; the oldest ones go"
+    )
     tenant_parallel_jobs: int = Field(2, description="of these, how many workers may share at once")
 
     @classmethod

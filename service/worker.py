@@ -171,6 +171,7 @@ class RecordedJobs:
         """Takes up what dead workers left, in jobs and in erasures."""
         self._records.jobs.dispatch_all()
         self._records.tenants.sweep()
+        self._records.deletion.sweep()
 
     def _job(self, job: FitJob) -> Job:
         return self._records.jobs.get(job.tenant, job.job)

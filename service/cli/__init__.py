@@ -346,11 +346,19 @@ def backup(file: Annotated[Path, typer.Argument(help="a tar file; …gz: compres
 
     Example: rmadapter backup rmadapter.tar
     """
+    from service.errors import Unavailable
     from service.records.backup import backup as run_backup
+    from service.records.deletion import Pending
     from service.wiring import records_of
 
     with errors():
-        out.print(f"{run_backup(records_of(Settings()).blobs, file)} blobs in {file}")
+        records = records_of(Settings())
+        try:
+            pending = Pending(records.deletion.paths())
+        except Unavailable as error:
+            err.print(f"{error}: what was deleted a moment ago may be in the backup")
+            pending = Pending(())
+        out.print(f"{run_backup(records.blobs, file, pending)} blobs in {file}")
 
 
 @app.command()

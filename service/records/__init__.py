@@ -6,6 +6,7 @@ from service.errors import NewerFormat, Unavailable
 from service.records.adapters import Adapters
 from service.records.blobs import Blobs
 from service.records.datasets import Datasets, Usage
+from service.records.deletion import Deletion
 from service.records.formats import check_blobs
 from service.records.jobs import Bounds, Jobs
 from service.records.rates import Rate, Rates
@@ -29,6 +30,7 @@ class Records:
     jobs: Jobs
     adapters: Adapters
     rates: Rates
+    deletion: Deletion
 
     def refuse_newer(self) -> None:
         """Refuses records and blobs that a newer release wrote.
@@ -51,13 +53,15 @@ def open_records(redis_url: str, blob_url: str, settings: Settings) -> Records:
     """Connects at the first use; nothing fails here."""
     store, blobs = connect(redis_url), Blobs(blob_url, settings.s3_keys())
     broker = make_broker(store)  # so that a Redis that is away is Unavailable here too
+    deletion = Deletion(store, blobs)
     return Records(
         store=store,
         blobs=blobs,
-        tenants=Tenants(store, blobs, settings.max_tenant_keys),
+        tenants=Tenants(store, blobs, deletion, settings.max_tenant_keys),
         datasets=Datasets(
             store,
             blobs,
+            deletion,
             Usage(
                 settings.max_tenant_images, settings.max_tenant_bytes, settings.max_tenant_datasets
             ),
@@ -71,9 +75,10 @@ def open_records(redis_url: str, blob_url: str, settings: Settings) -> Records:
                 settings.max_versions,
                 settings.tenant_parallel_jobs,
                 settings.job_days * _DAY_SECONDS,
+                settings.max_ended_jobs,
             ),
         ),
-        adapters=Adapters(store, blobs),
+        adapters=Adapters(store, blobs, deletion),
         rates=Rates(
             connect(redis_url, _RATES_TIMEOUT),
             {
@@ -81,4 +86,5 @@ def open_records(redis_url: str, blob_url: str, settings: Settings) -> Records:
                 "manage": Rate(settings.manage_rate, settings.manage_burst),
             },
         ),
+        deletion=deletion,
     )

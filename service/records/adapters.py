@@ -1,28 +1,84 @@
 """Adapters: named classifiers of a tenant, their versions, and which version is live.
 
 tenants/T/adapters/A/versions/N.safetensors   a version; its header says all about it
-tenants/T/adapters/A/live.json                which version answers
+tenants/T/adapters/A/live/REVISION.json       which version answers; the latest one holds
+
+Earlier releases wrote the second into one file, tenants/T/adapters/A/live.json. It counts where
+nothing of the other kind is there.
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from adapters.artifact import Manifest, decode_artifact, sha256
 from adapters.errors import BadArtifact
-from service.errors import Conflict, NotFound
+from service.errors import Conflict, NotFound, Unavailable
 from service.records.blobs import Blobs
+from service.records.deletion import GRACE_SECONDS, Deletion, Pending
 from service.records.store import Page, RecordStore, members, tenant_redis_key
 
 LeftOut = Callable[[str, str], None]  # is told a blob's path, and why it was left out
-_LOCK_SECONDS = 30.0  # a publish writes two small records
+_TRIES = 20  # a publish that others do at once
 
-_GO_LIVE = """
-if redis.call('hexists', KEYS[1], ARGV[1]) == 0 then return 0 end
-redis.call('hset', KEYS[2], 'live', ARGV[1])
+# Each is one step for Redis. KEYS: 1 the tenant's list of adapters; of one adapter 2 its record,
+# with `live`, `live_file` and `next`, and 3 its versions.
+_NEXT = "return redis.call('hincrby', KEYS[2], 'next', 1)"
+_INTEND = f"""
+local path = string.gsub(ARGV[1], 'REVISION', revision())
+if ARGV[2] and redis.call('hexists', KEYS[3], ARGV[2]) == 1 then return path end
+return intend(path, {GRACE_SECONDS}) and path or ''
+"""
+_RECORD = """
+local number, record, adapter, path = unpack(ARGV)
+if redis.call('hget', KEYS[3], number) == record then return 1 end
+if not named(path) then drop(path); return 0 end
+redis.call('hset', KEYS[3], number, record)
+redis.call('zadd', KEYS[1], 0, adapter)
 return 1
+"""
+_GO_LIVE = """
+local number, expected, path, earlier = unpack(ARGV)
+local live, file = unpack(redis.call('hmget', KEYS[2], 'live', 'live_file'))
+if file == path then return 'live' end
+if redis.call('hexists', KEYS[3], number) == 0 then drop(path); return 'gone' end
+if (live or '') ~= expected then drop(path); return 'changed' end
+if not named(path) then drop(path); return 'late' end
+redis.call('hset', KEYS[2], 'live', number, 'live_file', path)
+drop(file or earlier)
+return 'live'
+"""
+_DELETE_VERSION = """
+local number, adapter, path = unpack(ARGV)
+if redis.call('hget', KEYS[2], 'live') == number then return 'live' end
+if redis.call('hdel', KEYS[3], number) == 0 then return 'gone' end
+if redis.call('hlen', KEYS[3]) == 0 then redis.call('zrem', KEYS[1], adapter) end
+drop(path)
+return 'deleted'
+"""
+_DELETE = """
+local adapter, folder, earlier = unpack(ARGV)
+local dropped = {earlier, redis.call('hget', KEYS[2], 'live_file') or nil}
+for _, number in ipairs(redis.call('hkeys', KEYS[3])) do
+  dropped[#dropped + 1] = folder .. string.format('/versions/%06d.safetensors', number)
+end
+if #redis.call('hkeys', KEYS[3]) == 0 then return {} end
+redis.call('zrem', KEYS[1], adapter)
+redis.call('hdel', KEYS[2], 'live', 'live_file')
+redis.call('del', KEYS[3])
+for _, path in ipairs(dropped) do drop(path) end
+return dropped
+"""
+_RESTORE = """
+local adapter, last, live, file = unpack(ARGV, 1, 4)
+redis.call('del', KEYS[2], KEYS[3])
+redis.call('hset', KEYS[2], 'next', last)
+if live ~= '' then redis.call('hset', KEYS[2], 'live', live) end
+if file ~= '' then redis.call('hset', KEYS[2], 'live_file', file) end
+for i = 5, #ARGV, 2 do redis.call('hset', KEYS[3], ARGV[i], ARGV[i + 1]) end
+redis.call('zrem', KEYS[1], adapter)
+if #ARGV > 4 then redis.call('zadd', KEYS[1], 0, adapter) end
 """
 
 
@@ -61,33 +117,35 @@ class Adapter:
 class Adapters:
     """Adds, publishes, finds and deletes versions."""
 
-    def __init__(self, store: RecordStore, blobs: Blobs) -> None:
-        self._store, self._blobs = store, blobs
+    def __init__(self, store: RecordStore, blobs: Blobs, deletion: Deletion) -> None:
+        self._store, self._blobs, self._deletion = store, blobs, deletion
 
     def next_number(self, tenant: str, adapter: str) -> int:
         """A number that no version of this adapter had or will have."""
-        return int(self._store.hincrby(self._name(tenant, adapter), "next", 1))
+        return int(self._run(_NEXT, tenant, adapter))
 
     def add(self, manifest: Manifest, data: bytes) -> Version:
-        """Stores an artifact under its number: the blob first, for it is the truth.
+        """Stores an artifact under its number, first its file, then its record.
 
         A number's file never changes: when a worker that died had stored it already, that file
         stands, and its version is returned.
+
+        Raises:
+            NotFound: the tenant was erased.
+            Unavailable: a store is away, or was for so long that the file was swept.
         """
         version = version_of(manifest, data)
+        tenant, adapter = version.tenant, version.adapter
+        if not self._run(_INTEND, tenant, adapter, version.path, str(version.number)):
+            raise Unavailable("a file of this name is being deleted")
         if not self._blobs.create(version.path, data):
             data = self._blobs.get(version.path)
             version = version_of(decode_artifact(data).manifest, data)
-        self._record(version)
+        record = json.dumps(asdict(version))
+        what = (str(version.number), record, adapter, version.path)
+        if not self._run(_RECORD, tenant, adapter, *what):
+            raise Unavailable("storing this version took too long")
         return version
-
-    def _record(self, version: Version) -> None:
-        tenant, adapter = version.tenant, version.adapter
-        versions = self._name(tenant, adapter, "versions")
-        with self._store.pipeline() as pipe:
-            pipe.hset(versions, str(version.number), json.dumps(asdict(version)))
-            pipe.zadd(tenant_redis_key(tenant, "adapters"), {adapter: 0})
-            pipe.execute()
 
     def publish(
         self,
@@ -99,20 +157,37 @@ class Adapters:
         """Makes a version live, if `allowed` says so of the one that is; True when it did.
 
         Every server looks up what is live for each request, so none answers with the old one after.
+
+        Raises:
+            NotFound: no such adapter or version.
         """
-        with self._lock(tenant, adapter):
+        for _ in range(_TRIES):
             self.version(tenant, adapter, number)
+            live = self._live(tenant, adapter)
             if not allowed(self._live_version(tenant, adapter)):
                 return False
-            manifest = json.dumps({"version": number})
-            live_path = f"{_folder(tenant, adapter)}/live.json"
-            self._blobs.put(live_path, manifest.encode())
-            name = self._name(tenant, adapter)
-            versions = self._name(tenant, adapter, "versions")
-            if not self._store.eval(_GO_LIVE, 2, versions, name, str(number)):
-                self._blobs.delete(live_path)  # the adapter was deleted, its lock having ended
+            outcome = self._go_live(tenant, adapter, number, live)
+            if outcome == "live":
+                return True
+            if outcome == "gone":
                 raise NotFound(f"there is no version {number} of an adapter {adapter!r}")
-            return True
+            if outcome == "late":
+                raise Unavailable("publishing took too long")
+        raise Conflict("others publish versions of this adapter at the same time")
+
+    def _go_live(self, tenant: str, adapter: str, number: int, live: int | None) -> str:
+        """`live`, `gone`: the version, `changed`: what was live before, or `late`."""
+        folder = _folder(tenant, adapter)
+        path = self._run(_INTEND, tenant, adapter, f"{folder}/live/REVISION.json")
+        if not path:
+            return "changed"
+        self._blobs.put(path, json.dumps({"version": number}).encode())
+        before = self._store.hget(self._name(tenant, adapter), "live_file")
+        expected = "" if live is None else str(live)
+        what = (str(number), expected, path, f"{folder}/live.json")
+        outcome: str = self._run(_GO_LIVE, tenant, adapter, *what)
+        self._deletion.discard([before or f"{folder}/live.json", path])
+        return outcome
 
     def _live_version(self, tenant: str, adapter: str) -> Version | None:
         """The version that answers; None also where it has gone."""
@@ -169,63 +244,99 @@ class Adapters:
         return _read(record)
 
     def delete_version(self, tenant: str, adapter: str, number: int) -> None:
-        """Raises Conflict for the live one."""
-        version = self.version(tenant, adapter, number)
-        with self._lock(tenant, adapter):
-            if self._live(tenant, adapter) == number:
-                raise Conflict(f"version {number} of {adapter!r} is live")
-            versions = self._name(tenant, adapter, "versions")
-            self._store.hdel(versions, str(number))
-            if not self._store.hlen(versions):
-                self._store.zrem(tenant_redis_key(tenant, "adapters"), adapter)
-            self._blobs.delete(version.path)
+        """Deletes a version.
+
+        Raises:
+            NotFound: there is none of this number.
+            Conflict: it is the live one.
+        """
+        path = version_path(_folder(tenant, adapter), number)
+        outcome = self._run(
+            _DELETE_VERSION, tenant, adapter, str(number), adapter, path, frees=True
+        )
+        if outcome == "live":
+            raise Conflict(f"version {number} of {adapter!r} is live")
+        if outcome == "gone":
+            raise NotFound(f"there is no version {number} of an adapter {adapter!r}")
+        self._deletion.discard([path])
 
     def delete(self, tenant: str, adapter: str) -> None:
-        """Deletes an adapter with all its versions; their numbers are not given out again."""
-        self.get(tenant, adapter)
-        with self._lock(tenant, adapter), self._store.pipeline() as pipe:
-            pipe.zrem(tenant_redis_key(tenant, "adapters"), adapter)
-            pipe.hdel(self._name(tenant, adapter), "live")
-            pipe.delete(self._name(tenant, adapter, "versions"))
-            pipe.execute()
-            self._blobs.delete_all(_folder(tenant, adapter))
+        """Deletes an adapter with all its versions; their numbers are not given out again.
 
-    def restore(self, tenant: str, adapter: str, left_out: LeftOut) -> None:
-        """Makes the records of one adapter anew from its blobs.
+        Raises:
+            NotFound: there is none of this name.
+        """
+        folder = _folder(tenant, adapter)
+        what = (adapter, folder, f"{folder}/live.json")
+        dropped = self._run(_DELETE, tenant, adapter, *what, frees=True)
+        if not dropped:
+            raise NotFound(f"there is no adapter {adapter!r}")
+        self._deletion.discard(dropped)
+
+    def restore(self, tenant: str, adapter: str, pending: Pending, left_out: LeftOut) -> None:
+        """Makes the records of one adapter anew from its files.
 
         Args:
             tenant: whose adapter it is.
             adapter: its name.
+            pending: what is to be deleted, which stays out.
             left_out: is told the path of each file that cannot be read, and why. The file stays
                 where it is, and its number stays taken.
         """
         folder, last = _folder(tenant, adapter), 0
+        found: dict[str, str] = {}
         for path in self._blobs.paths(f"{folder}/versions"):
-            number = path.rsplit("/", 1)[1].removesuffix(".safetensors")
-            last = max(last, int(number) if number.isdecimal() else 0)
-            data = self._blobs.get(path)
+            name = path.rsplit("/", 1)[1].removesuffix(".safetensors")
+            last = max(last, int(name) if name.isdecimal() else 0)
+            if pending.covers(path):
+                continue
             try:
-                version = version_of(decode_artifact(data).manifest, data)
+                version = self._read_version(path)
             except BadArtifact as error:
                 left_out(path, str(error))
             else:
-                self._record(version)
-        self._store.hset(self._name(tenant, adapter), "next", str(last))
-        try:
-            live = live_version(self._blobs.get(f"{folder}/live.json"))
-        except NotFound:
-            return  # never published
-        self._store.hset(self._name(tenant, adapter), "live", str(live))
+                found[str(version.number)] = json.dumps(asdict(version))
+        live, file = self._newest_pointer(folder, pending, set(found))
+        flat = [part for pair in found.items() for part in pair]
+        self._run(_RESTORE, tenant, adapter, adapter, last, live, file, *flat)
+
+    def _read_version(self, path: str) -> Version:
+        """Raises BadArtifact, also for a file that says it is another's."""
+        data = self._blobs.get(path)
+        version = version_of(decode_artifact(data).manifest, data)
+        if version.path != path:
+            raise BadArtifact(f"it says that it is {version.path}")
+        return version
+
+    def _newest_pointer(self, folder: str, pending: Pending, numbers: set[str]) -> tuple[str, str]:
+        """The version that is live, and the file that says so.
+
+        Returns:
+            The number, "" where none is live, and the path, "" where an earlier release wrote it.
+        """
+        paths = sorted((p for p in self._blobs.paths(f"{folder}/live")), reverse=True)
+        for path in [*paths, f"{folder}/live.json"]:
+            if pending.covers(path):
+                continue
+            try:
+                number = str(live_version(self._blobs.get(path)))
+            except NotFound:
+                continue
+            if number in numbers:
+                return number, path if path in paths else ""
+        return "", ""
+
+    def _run(self, script: str, tenant: str, adapter: str, *args: Any, frees: bool = False) -> Any:
+        keys = (
+            tenant_redis_key(tenant, "adapters"),
+            self._name(tenant, adapter),
+            self._name(tenant, adapter, "versions"),
+        )
+        return self._store.tenant_step(tenant, script, keys, *args, frees=frees)
 
     def _live(self, tenant: str, adapter: str) -> int | None:
         live = self._store.hget(self._name(tenant, adapter), "live")
         return int(live) if live else None
-
-    @contextmanager
-    def _lock(self, tenant: str, adapter: str) -> Iterator[None]:
-        name = self._name(tenant, adapter, "lock")
-        with self._store.lock(name, timeout=_LOCK_SECONDS, raise_on_release_error=False):
-            yield
 
     @staticmethod
     def _name(tenant: str, adapter: str, *parts: str) -> str:

@@ -32,22 +32,25 @@ from service.errors import Conflict, Invalid, NotFound
 from service.records import Records
 from service.records.adapters import LeftOut, live_version, version_path
 from service.records.blobs import Blobs
+from service.records.deletion import Pending
 from service.records.formats import BLOB, FORMAT, check_blobs, check_format, mark_blobs, version_in
 from service.records.restore import log_left_out, restore
 from service.records.store import FORMAT_KEY, PREFIX
+from service.records.tenants import is_manifest, revision_of
 
 log = logging.getLogger(__name__)
 
+_FILE_DIGITS = 16  # of a picture's file
 _HEAD, _END = "backup.json", "end.json"
 _MAX_BLOB = 2**30  # bytes; an adapter of ViT-L takes under 100 MB
 _ID = r"[a-z]+_[0-9a-f]{1,64}"
 _PATH = re.compile(
-    rf"tenants/{_ID}/(tenant\.json|datasets/{_ID}/(dataset\.json|images/[0-9a-f]{{16}}/"
-    r"(label\.json|[0-9a-f]{64}))|adapters/[A-Za-z0-9][A-Za-z0-9._-]{0,199}/"
-    r"(live\.json|versions/[0-9]{6,12}\.safetensors))"
+    rf"tenants/{_ID}/(tenant(\.[0-9]{{16}})?\.json|datasets/{_ID}/(dataset\.json|images/"
+    r"([0-9a-f]{16}/(label\.json|[0-9a-f]{64})|[0-9a-f]{64}/[0-9a-f]{16}(\.[0-9]{16}\.json)?))|"
+    r"adapters/[A-Za-z0-9][A-Za-z0-9._-]{0,199}/"
+    r"(live\.json|live/[0-9]{16}\.json|versions/[0-9]{6,12}\.safetensors))"
 )
-# What points to others, in the order in which it is copied, after them.
-_POINTERS = ("label.json", "live.json", "dataset.json", "tenant.json")
+_NOTHING = Pending(())
 
 
 @dataclass(slots=True)
@@ -65,10 +68,17 @@ class _Tally:
         return json.dumps({"blobs": self.blobs, "sha256": self._digest.hexdigest()}).encode()
 
 
-def backup(blobs: Blobs, file: Path) -> int:
-    """Writes `file`, for its owner's eyes alone, whole or not at all; the number of blobs.
+def backup(blobs: Blobs, file: Path, pending: Pending = _NOTHING) -> int:
+    """Writes a backup, for its owner's eyes alone, whole or not at all.
 
-    A name that ends with gz is compressed, which photos and weights hardly gain from.
+    Args:
+        blobs: the object store.
+        file: where to; a name that ends with gz is compressed, which photos and weights hardly
+            gain from.
+        pending: what is to be deleted, which stays out.
+
+    Returns:
+        The number of blobs.
 
     Raises:
         NewerFormat, Unavailable: of the object store.
@@ -77,7 +87,7 @@ def backup(blobs: Blobs, file: Path) -> int:
     tally = _Tally()
     with _whole(file) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
         _append(archive, _HEAD, json.dumps({"format": FORMAT}).encode())
-        for path, data in _snapshot(blobs):
+        for path, data in _Snapshot(blobs, pending):
             tally.add(path, data)
             _append(archive, path, data)
         _append(archive, _END, tally.encode())
@@ -121,44 +131,107 @@ def _refuse_used(records: Records) -> None:
             raise Conflict(f"{what} is not empty (it has {name}); a backup goes into empty ones")
 
 
-def _snapshot(blobs: Blobs) -> Iterator[tuple[str, bytes]]:
+class _Snapshot:
     """Every blob with its path, so ordered that none points to one that did not come before."""
-    versions: set[str] = set()
-    pointers: set[str] = set()
-    for path in blobs.paths("tenants"):
-        place, name = path.rsplit("/", 1)
-        if not _PATH.fullmatch(path):
-            log.warning("left out, for it is nothing of this service: %s", path)
-        elif name in _POINTERS:
-            pointers.add(path)
-        elif (data := _get(blobs, path)) is not None:
+
+    def __init__(self, blobs: Blobs, pending: Pending) -> None:
+        self._blobs, self._pending = blobs, pending
+        self._versions: set[str] = set()
+        self._pictures: set[str] = set()
+        self._labels: dict[str, str] = {}  # a picture's path → what tells its label, if listed
+        self._adapters: set[str] = set()
+        self._manifests: set[str] = set()  # of data sets, and of classes as earlier releases did
+        self._tenants: set[str] = set()
+
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        for path in self._blobs.paths("tenants"):
+            if not _PATH.fullmatch(path):
+                log.warning("left out, for it is nothing of this service: %s", path)
+            elif not self._pending.covers(path):
+                yield from self._listed(path)
+        for picture in sorted(self._labels):
+            yield from self._label(picture)
+        for folder in sorted(self._adapters):
+            yield from self._live(folder)
+        for path in sorted(self._manifests, key=lambda p: (p.endswith("/dataset.json"), p)):
+            yield from self._copy(path)
+        for folder in sorted(self._tenants):
+            yield from self._tenant(folder)
+
+    def _listed(self, path: str) -> Iterator[tuple[str, bytes]]:
+        """A file whose content never changes, now; what points to others is noted for later."""
+        folder, name = path.rsplit("/", 1)
+        if "/adapters/" in path:
+            self._adapters.add(re.sub(r"/(versions|live)(/[^/]+|\.json)$", "", path))
             if name.endswith(".safetensors"):
-                versions.add(path)
-            else:
-                pointers.add(f"{place}/label.json")  # though the list may have been read before it
-            yield path, data
-    for path in sorted(pointers, key=lambda one: (_POINTERS.index(one.rsplit("/", 1)[1]), one)):
-        if path.endswith("/live.json"):
-            yield from _live(blobs, path, versions)
-        elif (data := _get(blobs, path)) is not None:
+                self._versions.add(path)
+                yield from self._copy(path)
+        elif is_manifest(name):
+            self._tenants.add(folder)
+        elif name in ("dataset.json", "label.json"):
+            self._manifests.add(path)
+        elif name.endswith(".json"):
+            picture = f"{folder}/{name.partition('.')[0]}"
+            self._labels[picture] = max(path, self._labels.get(picture, ""))
+        else:
+            if len(name) == _FILE_DIGITS:
+                self._labels.setdefault(path, "")
+                self._pictures.add(path)
+            else:  # an earlier release's, beside label.json; the list may have been read before it
+                self._manifests.add(f"{folder}/label.json")
+            yield from self._copy(path)
+
+    def _copy(self, path: str) -> Iterator[tuple[str, bytes]]:
+        if (data := _get(self._blobs, path)) is not None:
             yield path, data
 
+    def _label(self, picture: str) -> Iterator[tuple[str, bytes]]:
+        """What tells a picture's label now; it may have been moved since the list was read."""
+        if picture not in self._pictures:
+            yield from self._copy(picture)
+        path = self._labels[picture]
+        while path == "" or (data := _get(self._blobs, path)) is None:
+            beside = self._blobs.paths(picture.rsplit("/", 1)[0])
+            newest = max((p for p in beside if p.startswith(f"{picture}.")), default="")
+            if newest in ("", path):
+                return  # deleted meanwhile
+            path = newest
+        yield path, data
 
-def _live(blobs: Blobs, path: str, versions: set[str]) -> Iterator[tuple[str, bytes]]:
-    """What an adapter's live.json says, after the version that it names."""
-    folder = path.removesuffix("/live.json")
-    while (pointer := _get(blobs, path)) is not None:
-        version = version_path(folder, live_version(pointer))
-        if version not in versions:
-            data = _get(blobs, version)
-            if data is None:
-                if _get(blobs, path) == pointer:  # not replaced meanwhile: it was lost before
-                    log.warning("%s names a version that is missing; left out", path)
-                    return
+    def _tenant(self, folder: str) -> Iterator[tuple[str, bytes]]:
+        """Its latest file, at the end: without it, a restore leaves all of the tenant out."""
+        while files := [f for f in self._blobs.files(folder) if not self._pending.covers(f)]:
+            path = max(files, key=revision_of)
+            if (data := _get(self._blobs, path)) is not None:
+                yield path, data
+                return
+
+    def _live(self, folder: str) -> Iterator[tuple[str, bytes]]:
+        """What says which version is live, after that version."""
+        before = None
+        while (path := self._pointer(folder)) is not None:
+            pointer = _get(self._blobs, path)
+            if pointer is None:
                 continue
-            yield version, data
-        yield path, pointer
-        return
+            version = version_path(folder, live_version(pointer))
+            if version not in self._versions:
+                data = _get(self._blobs, version)
+                if data is None:
+                    if path == before:  # not replaced meanwhile: it was lost before
+                        log.warning("%s names a version that is missing; left out", path)
+                        return
+                    before = path
+                    continue
+                yield version, data
+            yield path, pointer
+            return
+
+    def _pointer(self, folder: str) -> str | None:
+        newest = max(self._blobs.paths(f"{folder}/live"), default=None)
+        if newest is not None:
+            return newest
+        path = f"{folder}/live.json"
+        return path if _get(self._blobs, path) is not None else None
 
 
 def _get(blobs: Blobs, path: str) -> bytes | None:

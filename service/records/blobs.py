@@ -95,6 +95,12 @@ class Blobs:
         """The paths of every blob under the folder `prefix`, in no given order."""
         return (path for path, _ in self.sizes(prefix))
 
+    def files(self, folder: str) -> list[str]:
+        """The paths of the blobs that lie in a folder itself, not below another one."""
+        with _translated(folder):
+            listed = obstore.list_with_delimiter(self._store, folder.removesuffix("/"))
+            return [item["path"] for item in listed["objects"]]
+
     def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
         """The same, each with its bytes."""
         with _translated(prefix):

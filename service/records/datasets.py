@@ -1,32 +1,58 @@
 """Data sets: labelled pictures of a tenant.
 
-The blobs alone say everything but the file names:
+The object store alone says everything, so that Redis can be made anew from it:
 
-tenants/T/datasets/D/dataset.json               its name
-tenants/T/datasets/D/images/LABEL/label.json    a class (LABEL is a hash, for any name is allowed)
-tenants/T/datasets/D/images/LABEL/SHA256        a picture as it was sent
+tenants/T/datasets/D/dataset.json                       its name
+tenants/T/datasets/D/images/SHA256/FILE                 a picture as it was sent
+tenants/T/datasets/D/images/SHA256/FILE.REVISION.json   its label and its file's name
+
+FILE is new for each upload, REVISION for each move; the latest one holds. Earlier releases put a
+picture into a folder per class, images/LABEL/SHA256 beside images/LABEL/label.json, where LABEL is
+a hash. Such a picture is read where it lies, and moves to the layout above with its next change.
 """
 
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from service.errors import Invalid, NotFound, OverQuota, Problem
+from service.errors import Conflict, Invalid, NotFound, OverQuota, Problem, Unavailable
 from service.records.blobs import Blobs
+from service.records.deletion import GRACE_SECONDS, Deletion, Pending
 from service.records.store import Page, RecordStore, members, new_id, now, tenant_redis_key
 from training.data import Sample
 
 _MAX_CURSOR = 19  # digits of 64 bits
-RESERVED_SECONDS = 600  # a place that was taken for a picture and not used by then is free again
+RESERVED_SECONDS = GRACE_SECONDS  # a place taken for a picture and not used by then is free again
+_TRIES = 20  # a change of a picture that others change at once
+_RESTORED_AT_ONCE = 500  # pictures of one step
 
 # Each is one step for Redis, so that the counts of a tenant agree with what is stored, whatever
 # happens at once, and may be repeated: the client does so when the connection broke before the
-# answer. KEYS: a tenant's count of pictures, of bytes; then, of one data set, its record, pictures,
-# labels, bytes; then the tenant's list of data sets, and its places taken for pictures that are not
-# recorded yet: TOKEN:BYTES by the second at which they lapse, should the server die in between.
+# answer. KEYS: 1, 2 a tenant's count of pictures and of bytes; of one data set 3 its record,
+# 4 pictures, 5 labels, 6 bytes; 7 the tenant's list of data sets; 8 its places taken for pictures
+# that are not recorded yet, TOKEN:BYTES by the second at which they lapse; of the data set 9 the
+# pictures' files, "FILE REVISION", and 10 the uploads that are not confirmed yet.
+_CREATE = """
+local id, record, most, path = unpack(ARGV)
+if redis.call('exists', KEYS[3]) == 1 then return -1 end
+local count = redis.call('zcard', KEYS[7])
+if count >= tonumber(most) then drop(path); return count end
+if not named(path) then return -2 end
+redis.call('set', KEYS[3], record)
+redis.call('zadd', KEYS[7], 0, id)
+return -1
+"""
+_INTEND = """
+local revised, folder = revision(), ARGV[1]
+for i = 2, #ARGV do
+  local path = folder .. string.gsub(ARGV[i], 'REVISION', revised)
+  if not intend(path, RESERVED) then return {'busy', ''} end
+end
+return {'', revised}
+""".replace("RESERVED", str(RESERVED_SECONDS))
 _TAKE = """
 local function free(place)
   redis.call('zrem', KEYS[8], place)
@@ -35,6 +61,7 @@ local function free(place)
 end
 local clock, size = tonumber(redis.call('time')[1]), string.match(ARGV[3], ':(%d+)$')
 for _, place in ipairs(redis.call('zrangebyscore', KEYS[8], 0, clock)) do free(place) end
+if redis.call('exists', KEYS[3]) == 0 then return {'gone', 0} end
 if redis.call('zscore', KEYS[8], ARGV[3]) then return {} end
 local images = tonumber(redis.call('get', KEYS[1]) or 0)
 local bytes = tonumber(redis.call('get', KEYS[2]) or 0)
@@ -45,57 +72,122 @@ redis.call('incr', KEYS[1])
 redis.call('incrby', KEYS[2], size)
 return {}
 """
-# A data set's place in the tenant's list, unless the list is full: then how many it holds.
-_TAKE_NAME = """
-local count = redis.call('zcard', KEYS[1])
-if count >= tonumber(ARGV[2]) then return count end
-redis.call('zadd', KEYS[1], 0, ARGV[1])
-return -1
-"""
 _GIVE_BACK = """
-if redis.call('zrem', KEYS[8], ARGV[1]) == 0 then return end
-redis.call('decr', KEYS[1])
-redis.call('decrby', KEYS[2], string.match(ARGV[1], ':(%d+)$'))
+if redis.call('zrem', KEYS[8], ARGV[1]) == 1 then
+  redis.call('decr', KEYS[1])
+  redis.call('decrby', KEYS[2], string.match(ARGV[1], ':(%d+)$'))
+end
+for i = 2, #ARGV do
+  if redis.call('zscore', unnamed, ARGV[i]) then drop(ARGV[i]) end
+end
+"""
+# The record of a picture that is there. Whoever is told of it, other than its own upload, makes it
+# stay: that upload's end undoes it no more.
+_FIND = """
+local record = redis.call('hget', KEYS[4], ARGV[1])
+if record and redis.call('hget', KEYS[10], ARGV[1]) ~= ARGV[2] then
+  redis.call('hdel', KEYS[10], ARGV[1])
+end
+return record
 """
 _RECORD = """
+local digest, record, label, size, place, files, upload, picture, about = unpack(ARGV)
 if redis.call('exists', KEYS[3]) == 0 then return 'gone' end
-if redis.call('hsetnx', KEYS[4], ARGV[1], ARGV[2]) == 0 then return 'there' end
-redis.call('hincrby', KEYS[5], ARGV[3], 1)
-redis.call('incrby', KEYS[6], ARGV[4])
-if redis.call('zrem', KEYS[8], ARGV[5]) == 0 then
+if redis.call('hexists', KEYS[4], digest) == 1 then
+  if redis.call('hget', KEYS[9], digest) == files then return 'new' end
+  if redis.call('hget', KEYS[10], digest) ~= upload then redis.call('hdel', KEYS[10], digest) end
+  return 'there'
+end
+for _, path in ipairs({picture, about}) do
+  if not redis.call('zscore', unnamed, path) then drop(picture); drop(about); return 'late' end
+end
+named(picture)
+named(about)
+redis.call('hset', KEYS[4], digest, record)
+redis.call('hset', KEYS[9], digest, files)
+if upload ~= '' then redis.call('hset', KEYS[10], digest, upload) end
+redis.call('hincrby', KEYS[5], label, 1)
+redis.call('incrby', KEYS[6], size)
+if redis.call('zrem', KEYS[8], place) == 0 then
   redis.call('incr', KEYS[1])
-  redis.call('incrby', KEYS[2], ARGV[4])
+  redis.call('incrby', KEYS[2], size)
 end
 return 'new'
 """
+_CONFIRM = """
+for i = 2, #ARGV do
+  if redis.call('hget', KEYS[10], ARGV[i]) == ARGV[1] then redis.call('hdel', KEYS[10], ARGV[i]) end
+end
+"""
 _REMOVE = """
-local record = redis.call('hget', KEYS[4], ARGV[1])
-if not record then return end
-redis.call('hdel', KEYS[4], ARGV[1])
+local digest, expected, files, upload = unpack(ARGV)
+local record = redis.call('hget', KEYS[4], digest)
+if not record then return 'gone' end
+if record ~= expected or (redis.call('hget', KEYS[9], digest) or '') ~= files then
+  return 'changed'
+end
+if upload ~= '' and redis.call('hget', KEYS[10], digest) ~= upload then return 'kept' end
 local image = cjson.decode(record)
-redis.call('hincrby', KEYS[5], image.label, -1)
+for _, key in ipairs({KEYS[4], KEYS[9], KEYS[10]}) do redis.call('hdel', key, digest) end
+if redis.call('hincrby', KEYS[5], image.label, -1) <= 0 then
+  redis.call('hdel', KEYS[5], image.label)
+end
 redis.call('decrby', KEYS[6], image.bytes)
 redis.call('decr', KEYS[1])
 redis.call('decrby', KEYS[2], image.bytes)
-return record
+for i = 5, #ARGV do drop(ARGV[i]) end
+return 'removed'
 """
 _MOVE = """
-local record = redis.call('hget', KEYS[4], ARGV[1])
-if not record then return end
-local image = cjson.decode(record)
-if image.label ~= ARGV[2] then
-  redis.call('hincrby', KEYS[5], image.label, -1)
-  redis.call('hincrby', KEYS[5], ARGV[2], 1)
+local digest, expected, files, moved, moved_files, label, count = unpack(ARGV, 1, 7)
+local record = redis.call('hget', KEYS[4], digest)
+if not record then return 'gone' end
+local present = redis.call('hget', KEYS[9], digest) or ''
+if present == moved_files then return 'moved' end
+if record ~= expected or present ~= files then return 'changed' end
+for i = 8, 7 + count do
+  if not redis.call('zscore', unnamed, ARGV[i]) then
+    for j = 8, 7 + count do drop(ARGV[j]) end
+    return 'late'
+  end
 end
-redis.call('hset', KEYS[4], ARGV[1], ARGV[3])
-return record
+for i = 8, 7 + count do named(ARGV[i]) end
+local before = cjson.decode(record).label
+if redis.call('hincrby', KEYS[5], before, -1) <= 0 then redis.call('hdel', KEYS[5], before) end
+redis.call('hincrby', KEYS[5], label, 1)
+redis.call('hset', KEYS[4], digest, moved)
+redis.call('hset', KEYS[9], digest, moved_files)
+redis.call('hdel', KEYS[10], digest)
+for i = 8 + count, #ARGV do drop(ARGV[i]) end
+return 'moved'
 """
 _DELETE = """
-if redis.call('del', KEYS[3]) == 0 then return end
+if redis.call('del', KEYS[3]) == 0 then return 0 end
 redis.call('decrby', KEYS[1], redis.call('hlen', KEYS[4]))
 redis.call('decrby', KEYS[2], redis.call('get', KEYS[6]) or 0)
-redis.call('del', KEYS[4], KEYS[5], KEYS[6])
+redis.call('del', KEYS[4], KEYS[5], KEYS[6], KEYS[9], KEYS[10])
 redis.call('zrem', KEYS[7], ARGV[1])
+drop(ARGV[2])
+return 1
+"""
+_RESTORE = """
+redis.call('set', KEYS[3], ARGV[1])
+redis.call('zadd', KEYS[7], 0, ARGV[2])
+redis.call('del', KEYS[4], KEYS[5], KEYS[6], KEYS[9], KEYS[10])
+"""
+_RESTORE_IMAGES = """
+for i = 1, #ARGV, 3 do
+  local image = cjson.decode(ARGV[i + 1])
+  redis.call('hset', KEYS[4], ARGV[i], ARGV[i + 1])
+  if ARGV[i + 2] ~= '' then redis.call('hset', KEYS[9], ARGV[i], ARGV[i + 2]) end
+  redis.call('hincrby', KEYS[5], image.label, 1)
+  redis.call('incrby', KEYS[6], image.bytes)
+end
+"""
+_RESTORE_USAGE = """
+redis.call('set', KEYS[1], ARGV[1])
+redis.call('set', KEYS[2], ARGV[2])
+redis.call('del', KEYS[8])
 """
 
 
@@ -137,11 +229,26 @@ class Image:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A picture's record as Redis has it: its text, and its files, "FILE REVISION" or nothing."""
+
+    record: str
+    files: str
+
+    def paths(self, folder: str, digest: str) -> tuple[str, ...]:
+        """Where its file lies, and what tells its label; in a data set's folder."""
+        if self.files:
+            file, revision = self.files.split()
+            return _paths(folder, digest, file, revision)
+        return (f"{folder}/images/{_label_hash(json.loads(self.record)['label'])}/{digest}",)
+
+
 class Datasets:
     """Makes, fills, reads and deletes data sets, and counts what each tenant has."""
 
-    def __init__(self, store: RecordStore, blobs: Blobs, quota: Usage) -> None:
-        self._store, self._blobs, self.quota = store, blobs, quota
+    def __init__(self, store: RecordStore, blobs: Blobs, deletion: Deletion, quota: Usage) -> None:
+        self._store, self._blobs, self._deletion, self.quota = store, blobs, deletion, quota
 
     def create(self, tenant: str, name: str) -> Dataset:
         """Makes an empty data set.
@@ -150,26 +257,18 @@ class Datasets:
             OverQuota: the tenant has as many as allowed.
         """
         dataset, most = Dataset(new_id("dataset"), name, now(), {}), self.quota.datasets
-        datasets = tenant_redis_key(tenant, "datasets")
-        count = int(self._store.eval(_TAKE_NAME, 1, datasets, dataset.id, most))
-        if count >= 0:
+        count = self._store.zcard(tenant_redis_key(tenant, "datasets"))
+        if count >= most:
             raise OverQuota("data sets", most, count)
-        try:
-            self.save(tenant, dataset)
-        except Exception:
-            self._store.zrem(datasets, dataset.id)
-            raise
+        manifest, path = _manifest(dataset), f"{_folder(tenant, dataset.id)}/dataset.json"
+        self._intend(tenant, dataset.id, "dataset.json")
+        self._blobs.put(path, manifest.encode())
+        count = self._run(_CREATE, tenant, dataset.id, dataset.id, manifest, most, path)
+        if count >= 0:
+            self._deletion.discard([path])
+            raise OverQuota("data sets", most, count)
+        _refuse_late(count == -2)
         return dataset
-
-    def save(self, tenant: str, dataset: Dataset) -> None:
-        """Writes a data set's record and its file."""
-        record = {k: v for k, v in asdict(dataset).items() if k != "labels"}
-        manifest = json.dumps(record)
-        self._blobs.put(f"{_folder(tenant, dataset.id)}/dataset.json", manifest.encode())
-        with self._store.pipeline() as pipe:
-            pipe.set(tenant_redis_key(tenant, "dataset", dataset.id), manifest)
-            pipe.zadd(tenant_redis_key(tenant, "datasets"), {dataset.id: 0})
-            pipe.execute()
 
     def get(self, tenant: str, dataset_id: str) -> Dataset:
         """A data set and its number of photos per class.
@@ -201,72 +300,123 @@ class Datasets:
             found.append(Dataset(**json.loads(record), labels=counts) if record else None)
         return found
 
-    def add(self, tenant: str, dataset_id: str, sample: Sample) -> Added:
+    def add(self, tenant: str, dataset_id: str, sample: Sample, upload: str = "") -> Added:
         """Stores a picture that was found to be good; the same picture again changes nothing.
+
+        Args:
+            tenant: whose data set it is.
+            dataset_id: the data set.
+            sample: the picture, its label and its file's name.
+            upload: an id of the upload that may still be undone, by `undo`, until `confirm`.
+
+        Returns:
+            Where the picture is now.
 
         Raises:
             OverQuota: of pictures or bytes.
             NotFound: the data set was deleted.
         """
         digest = hashlib.sha256(sample.data).hexdigest()
-        images = tenant_redis_key(tenant, "dataset", dataset_id, "images")
-        before = self._store.hget(images, digest)
+        before = self._run(_FIND, tenant, dataset_id, digest, upload)
         if before is not None:
             return Added(json.loads(before)["label"], digest, new=False)
-        size = len(sample.data)
-        place = self.take_place(tenant, size)
+        place = self.take_place(tenant, dataset_id, len(sample.data))
+        paths: tuple[str, ...] = ()
         try:
-            self.put_file(tenant, dataset_id, sample, digest)
-            label, name = sample.label, sample.name
-            outcome = self.record(tenant, dataset_id, label, digest, name, size, place)
-        except Exception:
-            self._run(_GIVE_BACK, tenant, dataset_id, place)
+            file = secrets.token_hex(8)
+            names = (f"{digest}/{file}", f"{digest}/{file}.REVISION.json")
+            revision = self._intend(tenant, dataset_id, *(f"images/{name}" for name in names))
+            paths = _paths(_folder(tenant, dataset_id), digest, file, revision)
+            self.put_files(paths, sample)
+            outcome = self._record(tenant, dataset_id, digest, sample, place, upload, paths)
+        except BaseException:
+            self._give_back(tenant, dataset_id, place, paths)
             raise
-        if outcome != "new":
-            self._run(_GIVE_BACK, tenant, dataset_id, place)
-        if outcome == "gone":
-            self._blobs.delete_all(_folder(tenant, dataset_id))
-            raise NotFound(f"there is no data set {dataset_id}")
-        return Added(sample.label, digest, new=outcome == "new")
+        if outcome == "new":
+            return Added(sample.label, digest, new=True)
+        self._give_back(tenant, dataset_id, place, paths)
+        if outcome == "there":
+            return self.add(tenant, dataset_id, sample, upload)
+        _refuse_late(outcome == "late")
+        raise NotFound(f"there is no data set {dataset_id}")
 
-    def put_file(self, tenant: str, dataset_id: str, sample: Sample, digest: str) -> None:
-        """Writes a photo's file."""
-        folder = _class_folder(tenant, dataset_id, sample.label)
-        self._blobs.put(f"{folder}/label.json", json.dumps({"label": sample.label}).encode())
-        self._blobs.put(f"{folder}/{digest}", sample.data)
+    def put_files(self, paths: Sequence[str], sample: Sample) -> None:
+        """Writes a photo's file, then what tells its label."""
+        self._blobs.put(paths[0], sample.data)
+        self._blobs.put(paths[1], _about(sample.label, sample.name))
 
-    def record(
+    def _record(
         self,
         tenant: str,
         dataset_id: str,
-        label: str,
         digest: str,
-        name: str,
-        size: int,
-        place: str = "",
+        sample: Sample,
+        place: str,
+        upload: str,
+        paths: Sequence[str],
     ) -> str:
-        """`new`, `there` already, or `gone`: the data set. A new one uses its place."""
-        record = json.dumps({"label": label, "name": name, "bytes": size})
-        outcome: str = self._run(_RECORD, tenant, dataset_id, digest, record, label, size, place)
+        """`new`, `there` already, `gone`: the data set, or `late`: the files were deleted."""
+        size = len(sample.data)
+        record = _image_record(sample.label, sample.name, size)
+        files = _files_in(paths)
+        about = (digest, record, sample.label, size, place, files, upload)
+        outcome: str = self._run(_RECORD, tenant, dataset_id, *about, *paths)
         return outcome
 
-    def take_place(self, tenant: str, size: int) -> str:
-        """Counts a picture before it is stored. Raises OverQuota."""
+    def _give_back(self, tenant: str, dataset_id: str, place: str, paths: Sequence[str]) -> None:
+        """Of a picture that is not recorded: its place now, its files now or by the sweep."""
+        self._run(_GIVE_BACK, tenant, dataset_id, place, *paths, frees=True)
+        self._deletion.discard(paths)
+
+    def confirm(self, tenant: str, dataset_id: str, upload: str, digests: Sequence[str]) -> None:
+        """Ends an upload well: its pictures stay."""
+        if digests:
+            self._run(_CONFIRM, tenant, dataset_id, upload, *digests, frees=True)
+
+    def undo(self, tenant: str, dataset_id: str, upload: str, digests: Sequence[str]) -> None:
+        """Ends an upload that failed: takes out its pictures that nobody else was told of."""
+        for digest in digests:
+            self.remove(tenant, dataset_id, digest, upload)
+
+    def take_place(self, tenant: str, dataset_id: str, size: int) -> str:
+        """Counts a picture before it is stored.
+
+        Raises:
+            OverQuota: of pictures or bytes.
+            NotFound: the data set was deleted.
+        """
         limits, place = asdict(self.quota), f"{secrets.token_hex(8)}:{size}"
         most = limits["images"], limits["bytes"]
-        refused = self._run(_TAKE, tenant, "", *most, place, RESERVED_SECONDS)
+        refused = self._run(_TAKE, tenant, dataset_id, *most, place, RESERVED_SECONDS)
         if refused:
             name, used = refused
+            if name == "gone":
+                raise NotFound(f"there is no data set {dataset_id}")
             wanted = {"images": 1, "bytes": size}[name]
             raise OverQuota(name, limits[name], int(used), wanted)
         return place
 
-    def remove(self, tenant: str, dataset_id: str, digest: str) -> None:
-        """Takes one picture out; also well when it is not there."""
-        record = self._run(_REMOVE, tenant, dataset_id, digest)
-        if record:
-            image = _image(digest, record)
-            self._blobs.delete(f"{_class_folder(tenant, dataset_id, image.label)}/{digest}")
+    def remove(self, tenant: str, dataset_id: str, digest: str, upload: str = "") -> None:
+        """Takes one picture out; nothing happens where it is not there.
+
+        Args:
+            tenant: whose data set it is.
+            dataset_id: the data set.
+            digest: the picture's SHA-256.
+            upload: take it out only if it is this upload's, and not confirmed.
+        """
+        for _ in range(_TRIES):
+            stored = self._stored(tenant, dataset_id, digest)
+            if stored is None:
+                return
+            paths = stored.paths(_folder(tenant, dataset_id), digest)
+            expected = (digest, stored.record, stored.files, upload)
+            outcome = self._run(_REMOVE, tenant, dataset_id, *expected, *paths, frees=True)
+            if outcome == "removed":
+                self._deletion.discard(paths)
+            if outcome != "changed":
+                return
+        raise Conflict("others change this picture at the same time")
 
     def images(
         self, tenant: str, dataset_id: str, label: str | None, limit: int, cursor: str | None
@@ -291,31 +441,80 @@ class Datasets:
     def image(self, tenant: str, dataset_id: str, digest: str) -> Image:
         """Raises NotFound."""
         self.get(tenant, dataset_id)
-        images = tenant_redis_key(tenant, "dataset", dataset_id, "images")
-        record = self._store.hget(images, digest)
-        if record is None:
+        stored = self._stored(tenant, dataset_id, digest)
+        if stored is None:
             raise NotFound(f"there is no picture {digest[:64]} in this data set")
-        return _image(digest, record)
+        return _image(digest, stored.record)
 
-    def data(self, tenant: str, dataset_id: str, image: Image) -> bytes:
-        """A picture as it was sent."""
-        return self._blobs.get(f"{_class_folder(tenant, dataset_id, image.label)}/{image.digest}")
+    def _stored(self, tenant: str, dataset_id: str, digest: str) -> _Stored | None:
+        with self._store.pipeline() as pipe:
+            pipe.hget(tenant_redis_key(tenant, "dataset", dataset_id, "images"), digest)
+            pipe.hget(tenant_redis_key(tenant, "dataset", dataset_id, "files"), digest)
+            record, files = pipe.execute()
+        return _Stored(record, files or "") if record else None
+
+    def data(self, tenant: str, dataset_id: str, digest: str) -> bytes:
+        """A picture as it was sent.
+
+        Raises:
+            NotFound: it was deleted.
+        """
+        for _ in range(_TRIES):
+            stored = self._stored(tenant, dataset_id, digest)
+            if stored is None:
+                raise NotFound(f"there is no picture {digest[:64]} in this data set")
+            try:
+                return self._blobs.get(stored.paths(_folder(tenant, dataset_id), digest)[0])
+            except NotFound:
+                if self._stored(tenant, dataset_id, digest) == stored:
+                    raise
+        raise Conflict("others change this picture at the same time")
 
     def move(self, tenant: str, dataset_id: str, digest: str, label: str) -> Image:
-        """Puts a picture into another class. Raises NotFound.
+        """Puts a picture into another class.
 
-        Between the first and the last step it lies in both: a restore then takes one of them.
+        Raises:
+            NotFound: it is not there.
         """
-        before = self.image(tenant, dataset_id, digest)
-        after = replace(before, label=label)
-        if before.label != label:
-            sample = Sample(label, before.name, self.data(tenant, dataset_id, before))
-            self.put_file(tenant, dataset_id, sample, digest)
-            record = json.dumps({"label": label, "name": after.name, "bytes": after.bytes})
-            if self._run(_MOVE, tenant, dataset_id, digest, label, record) is None:
-                before = after  # deleted meanwhile
-            self._blobs.delete(f"{_class_folder(tenant, dataset_id, before.label)}/{digest}")
-        return after
+        for _ in range(_TRIES):
+            before = self.image(tenant, dataset_id, digest)
+            stored = self._stored(tenant, dataset_id, digest)
+            if before.label == label:
+                return before
+            if stored is not None and self._moved(tenant, dataset_id, digest, stored, label):
+                return Image(digest, label, before.name, before.bytes)
+        raise Conflict("others change this picture at the same time")
+
+    def _moved(
+        self, tenant: str, dataset_id: str, digest: str, stored: _Stored, label: str
+    ) -> bool:
+        """Whether the picture was moved; not when it was changed or deleted meanwhile."""
+        image = _image(digest, stored.record)
+        folder = _folder(tenant, dataset_id)
+        old, file = stored.paths(folder, digest), stored.files.partition(" ")[0]
+        new_file = file or secrets.token_hex(8)
+        intended = [f"images/{digest}/{new_file}.REVISION.json"]
+        if not file:  # of an earlier release: it moves into today's layout
+            intended.append(f"images/{digest}/{new_file}")
+        revision = self._intend(tenant, dataset_id, *intended)
+        paths = _paths(folder, digest, new_file, revision)
+        new, dropped = ((paths[1],), old[1:]) if file else (paths, old)
+        try:
+            if not file:
+                self._blobs.put(paths[0], self._blobs.get(old[0]))
+            self._blobs.put(paths[1], _about(label, image.name))
+            moved = _image_record(label, image.name, image.bytes)
+            change = (digest, stored.record, stored.files, moved, _files_in(paths), label)
+            outcome = self._run(_MOVE, tenant, dataset_id, *change, len(new), *new, *dropped)
+        except BaseException:
+            self._give_back(tenant, dataset_id, "", new)
+            raise
+        if outcome == "moved":
+            self._deletion.discard(dropped)
+            return True
+        self._give_back(tenant, dataset_id, "", new)
+        _refuse_late(outcome == "late")
+        return False
 
     def usage(self, tenant: str) -> Usage:
         """What a tenant has."""
@@ -326,20 +525,40 @@ class Datasets:
             images, size, datasets = pipe.execute()
         return Usage(int(images or 0), int(size or 0), datasets)
 
-    def _run(self, script: str, tenant: str, dataset_id: str, *args: Any) -> Any:
+    def _intend(self, tenant: str, dataset_id: str, *names: str) -> str:
+        """Notes files that are about to be written; REVISION in a name stands for the answer."""
+        folder = f"{_folder(tenant, dataset_id)}/"
+        refused, revision = self._run(_INTEND, tenant, dataset_id, folder, *names)
+        _refuse_late(bool(refused))
+        return str(revision)
+
+    def _run(
+        self, script: str, tenant: str, dataset_id: str, *args: Any, frees: bool = False
+    ) -> Any:
         keys = [tenant_redis_key(tenant, "images"), tenant_redis_key(tenant, "bytes")]
         for parts in ((), ("images",), ("labels",), ("bytes",)):
             keys.append(tenant_redis_key(tenant, "dataset", dataset_id, *parts))
         keys += [tenant_redis_key(tenant, "datasets"), tenant_redis_key(tenant, "places")]
-        return self._store.eval(script, len(keys), *keys, *args)
+        for part in ("files", "uploads"):
+            keys.append(tenant_redis_key(tenant, "dataset", dataset_id, part))
+        return self._store.tenant_step(tenant, script, keys, *args, frees=frees)
 
     def samples(self, tenant: str, dataset_id: str) -> Iterator[Sample]:
-        """Its pictures, by class and digest, so that the same data set is read the same way."""
+        """Its pictures, by class and digest, so that the same data set is read the same way.
+
+        A picture that is deleted meanwhile is left out.
+        """
         self.get(tenant, dataset_id)
         stored = self._store.hgetall(tenant_redis_key(tenant, "dataset", dataset_id, "images"))
         images = [_image(digest, record) for digest, record in stored.items()]
         for image in sorted(images, key=lambda image: (image.label, image.digest)):
-            yield Sample(image.label, image.name, self.data(tenant, dataset_id, image))
+            try:
+                data = self.data(tenant, dataset_id, image.digest)
+            except NotFound:
+                if self._stored(tenant, dataset_id, image.digest) is None:
+                    continue
+                raise
+            yield Sample(image.label, image.name, data)
 
     def delete(self, tenant: str, dataset_id: str) -> None:
         """Deletes a data set and its photos.
@@ -347,47 +566,107 @@ class Datasets:
         Raises:
             NotFound: there is none of this id.
         """
-        self.get(tenant, dataset_id)
-        self._run(_DELETE, tenant, dataset_id, dataset_id)
-        self._blobs.delete(f"{_folder(tenant, dataset_id)}/dataset.json")  # first: see restore
-        self._blobs.delete_all(_folder(tenant, dataset_id))
+        folder = f"{_folder(tenant, dataset_id)}/"
+        if not self._run(_DELETE, tenant, dataset_id, dataset_id, folder, frees=True):
+            raise NotFound(f"there is no data set {dataset_id}")
+        self._deletion.discard([folder])
 
-    def restore(self, tenant: str, dataset_id: str) -> Usage:
-        """Makes the records of one data set anew from its blobs; returns what it holds."""
+    def restore(self, tenant: str, dataset_id: str, pending: Pending) -> Usage:
+        """Makes the records of one data set anew from its files.
+
+        Args:
+            tenant: whose data set it is.
+            dataset_id: the data set.
+            pending: what is to be deleted, which stays out.
+
+        Returns:
+            What it holds.
+
+        Raises:
+            Invalid: its file is another's.
+        """
         folder = _folder(tenant, dataset_id)
-        self.save(
-            tenant, Dataset(**json.loads(self._blobs.get(f"{folder}/dataset.json")), labels={})
-        )
-        self._store.delete(tenant_redis_key(tenant, "dataset", dataset_id, "bytes"))
-        seen: dict[str, int] = {}  # one that was being moved lies in two classes
-        for path, size in sorted(self._blobs.sizes(f"{folder}/images")):
+        manifest = json.loads(self._blobs.get(f"{folder}/dataset.json"))
+        if manifest.get("id") != dataset_id:
+            raise Invalid(f"it says that it is {manifest.get('id')!r}")
+        self._run(_RESTORE, tenant, dataset_id, json.dumps(manifest), dataset_id)
+        found = list(self._found(folder, pending))
+        for start in range(0, len(found), _RESTORED_AT_ONCE):
+            part = found[start : start + _RESTORED_AT_ONCE]
+            flat = [value for image, files in part for value in (image.digest, _text(image), files)]
+            self._run(_RESTORE_IMAGES, tenant, dataset_id, *flat)
+        return Usage(len(found), sum(image.bytes for image, _ in found), 1)
+
+    def _found(self, folder: str, pending: Pending) -> Iterator[tuple[Image, str]]:
+        """The pictures that lie in a data set's folder, each once, with its files."""
+        sizes = {p: s for p, s in self._blobs.sizes(f"{folder}/images") if not pending.covers(p)}
+        newest: dict[str, tuple[str, str]] = {}  # digest → revision, path of its label
+        for path in sizes:
+            digest, _, name = path.removeprefix(f"{folder}/images/").partition("/")
+            file, _, revision = name.removesuffix(".json").partition(".")
+            if revision and f"{folder}/images/{digest}/{file}" in sizes:
+                newest[digest] = max(newest.get(digest, ("", "")), (revision, path))
+        for digest, (revision, path) in sorted(newest.items()):
+            about = json.loads(self._blobs.get(path))
+            file = path.rsplit("/", 1)[1].partition(".")[0]
+            size = sizes[f"{folder}/images/{digest}/{file}"]
+            yield Image(digest, about["label"], about["name"], size), f"{file} {revision}"
+        for path, size in sorted(sizes.items()):  # an earlier release's
             place, name = path.rsplit("/", 1)
-            if name != "label.json" and name not in seen:
+            earlier = len(place.rsplit("/", 1)[1]) == _LABEL_DIGITS and name != "label.json"
+            if earlier and name not in newest:
+                newest[name] = ("", path)  # one that was being moved lay in two classes
                 label = json.loads(self._blobs.get(f"{place}/label.json"))["label"]
-                self.record(tenant, dataset_id, label, name, name, size)
-                seen[name] = size
-        total = sum(seen.values())
-        self._store.set(tenant_redis_key(tenant, "dataset", dataset_id, "bytes"), total)
-        return Usage(len(seen), total, 1)
+                yield Image(name, label, name, size), ""
 
     def restore_usage(self, tenant: str, found: list[Usage]) -> None:
         """Counts a tenant anew, from what `restore` found in each of its data sets."""
-        with self._store.pipeline() as pipe:
-            pipe.set(tenant_redis_key(tenant, "images"), sum(usage.images for usage in found))
-            pipe.set(tenant_redis_key(tenant, "bytes"), sum(usage.bytes for usage in found))
-            pipe.execute()
+        images, size = sum(u.images for u in found), sum(u.bytes for u in found)
+        self._run(_RESTORE_USAGE, tenant, "", images, size)
+
+
+_LABEL_DIGITS = 16
+
+
+def _manifest(dataset: Dataset) -> str:
+    return json.dumps({k: v for k, v in asdict(dataset).items() if k != "labels"})
 
 
 def _folder(tenant: str, dataset_id: str) -> str:
     return f"tenants/{tenant}/datasets/{dataset_id}"
 
 
-def _class_folder(tenant: str, dataset_id: str, label: str) -> str:
-    return f"{_folder(tenant, dataset_id)}/images/{_label_hash(label)}"
+def _paths(folder: str, digest: str, file: str, revision: str) -> tuple[str, str]:
+    place = f"{folder}/images/{digest}/{file}"
+    return place, f"{place}.{revision}.json"
+
+
+def _files_in(paths: Sequence[str]) -> str:
+    """A picture's files as its record has them, FILE REVISION, from their two paths."""
+    file, revision, _ = paths[1].rsplit("/", 1)[1].split(".")
+    return f"{file} {revision}"
+
+
+def _about(label: str, name: str) -> bytes:
+    return json.dumps({"label": label, "name": name}).encode()
+
+
+def _image_record(label: str, name: str, size: int) -> str:
+    return json.dumps({"label": label, "name": name, "bytes": size})
+
+
+def _text(image: Image) -> str:
+    return _image_record(image.label, image.name, image.bytes)
 
 
 def _image(digest: str, record: str) -> Image:
     return Image(digest, **json.loads(record))
+
+
+def _refuse_late(late: bool) -> None:
+    """For a file that was deleted before it could be recorded: its writer took minutes."""
+    if late:
+        raise Unavailable("storing this took too long")
 
 
 def _position(cursor: str | None) -> int:
@@ -400,4 +679,4 @@ def _position(cursor: str | None) -> int:
 
 
 def _label_hash(label: str) -> str:
-    return hashlib.sha256(label.encode()).hexdigest()[:16]
+    return hashlib.sha256(label.encode()).hexdigest()[:_LABEL_DIGITS]

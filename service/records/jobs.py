@@ -9,6 +9,7 @@ back, what is left of a lease or a wait is cut to its full length.
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -41,13 +42,17 @@ _QUEUE_RETRY = 10  # seconds; a small fit takes less
 # broke before the answer. _CREATE counts as adapters and versions those that are there and those
 # that open jobs will make.
 _CREATE = """
-local open, adapters, versions, jobs, tenants, earlier, prefix = unpack(KEYS)
+local open, adapters, versions, jobs, tenants, requests, prefix, dataset = unpack(KEYS)
 local most, most_adapters, most_versions = unpack(ARGV, 1, 3)
-local adapter, id, spec, created, tenant, idempotent, seconds = unpack(ARGV, 4)
-local job = prefix .. ':' .. id
+local adapter, id, spec, created, tenant, request, seconds = unpack(ARGV, 4)
+local job, clock = prefix .. ':' .. id, tonumber(redis.call('time')[1])
 if redis.call('hexists', job, 'state') == 1 then return {'', id} end
-local found = idempotent == '1' and redis.call('get', earlier)
-if found then return {'', found} end
+local found = request ~= '' and redis.call('hget', requests, request)
+if found then
+  local earlier, at = string.match(found, '^(%S+) (%d+)$')
+  if clock - at < tonumber(seconds) then return {'', earlier} end
+end
+if redis.call('exists', dataset) == 0 then return {'gone', 0} end
 local waiting = redis.call('zrange', open, 0, -1)
 if #waiting >= tonumber(most) then return {'open jobs', #waiting} end
 local coming, count, of_this = {}, redis.call('zcard', adapters), redis.call('hlen', versions)
@@ -62,8 +67,11 @@ end
 local another = not redis.call('zscore', adapters, adapter) and not coming[adapter]
 if another and count >= tonumber(most_adapters) then return {'adapters', count} end
 if of_this >= tonumber(most_versions) then return {'versions', of_this} end
-if idempotent == '1' then redis.call('set', earlier, id, 'EX', seconds) end
 redis.call('hset', job, 'spec', spec, 'state', 'queued', 'created_at', created)
+if request ~= '' then
+  redis.call('hset', requests, request, id .. ' ' .. clock)
+  redis.call('hset', job, 'request', request)
+end
 redis.call('zadd', jobs, 0, id)
 redis.call('zadd', open, 0, id)
 redis.call('sadd', tenants, tenant)
@@ -95,21 +103,43 @@ if redis.call('hexists', job, 'finished_at') == 1 then return 0 end
 redis.call('set', lease, worker, 'EX', seconds)
 return 1
 """
-# It also forgets jobs that ended long ago, a few at a time.
+# It also forgets jobs that ended long ago, and the oldest ones of too many, a few at a time.
 _END = """
-local job, open, jobs, ended, prefix = unpack(KEYS)
-local id, finished, seconds = unpack(ARGV, 1, 3)
+local job, open, jobs, ended, prefix, requests = unpack(KEYS)
+local id, finished, seconds, most = unpack(ARGV, 1, 4)
 redis.call('zrem', open, id)
 if redis.call('hexists', job, 'state') == 0 then return 0 end
 if redis.call('hsetnx', job, 'finished_at', finished) == 0 then return 0 end
-redis.call('hset', job, unpack(ARGV, 4))
+redis.call('hset', job, unpack(ARGV, 5))
 local clock = tonumber(redis.call('time')[1])
 redis.call('zadd', ended, clock, id)
-for _, old in ipairs(redis.call('zrangebyscore', ended, 0, clock - seconds, 'LIMIT', 0, 100)) do
-  redis.call('del', prefix .. ':' .. old)
+local function forget(old)
+  local name = prefix .. ':' .. old
+  local request = redis.call('hget', name, 'request')
+  if request then redis.call('hdel', requests, request) end
+  redis.call('del', name)
   redis.call('zrem', jobs, old)
   redis.call('zrem', ended, old)
 end
+for _, old in ipairs(redis.call('zrangebyscore', ended, 0, clock - seconds, 'LIMIT', 0, 100)) do
+  forget(old)
+end
+local over = math.min(100, redis.call('zcard', ended) - most)
+if over > 0 then
+  for _, old in ipairs(redis.call('zrange', ended, 0, over - 1)) do forget(old) end
+end
+return 1
+"""
+# A field of a job that is there; 0 where it was forgotten.
+_SET_FIELD = """
+if redis.call('hexists', KEYS[1], 'state') == 0 then return 0 end
+redis.call(ARGV[1], KEYS[1], ARGV[2], ARGV[3])
+return 1
+"""
+_SENT = """
+if redis.call('hexists', KEYS[1], 'state') == 0 then return 0 end
+redis.call('set', KEYS[2], '1', 'EX', ARGV[1])
+redis.call('hset', KEYS[1], 'sent', '1')
 return 1
 """
 _BUSY_TENANTS = redis_key("tenants-with-jobs")
@@ -159,6 +189,7 @@ class Bounds:
     versions: int  # of one adapter
     parallel: int  # of its open jobs, how many workers may work on at once
     kept_seconds: int  # how long an ended job is kept
+    ended_jobs: int  # how many ended jobs are kept
 
 
 class Jobs:
@@ -186,14 +217,15 @@ class Jobs:
         if job.spec != spec:
             raise Conflict("this Idempotency-Key was used for another request")
         if trace:
-            self._store.hsetnx(_name(tenant, job_id), "trace", trace)
+            self._set(tenant, job_id, "hsetnx", "trace", trace)
         self.dispatch(tenant)
         return job
 
     def _create(self, tenant: str, spec: JobSpec, idempotency_key: str | None) -> str:
         names = (("open-jobs",), ("adapters",), ("adapter", spec.adapter, "versions"), ("jobs",))
         keys = [*(tenant_redis_key(tenant, *name) for name in names), _BUSY_TENANTS]
-        keys += [_idempotency(tenant, idempotency_key or ""), tenant_redis_key(tenant, "job")]
+        keys += [tenant_redis_key(tenant, part) for part in ("requests", "job")]
+        keys += [tenant_redis_key(tenant, "dataset", spec.dataset)]
         bounds = self.bounds
         limits = {
             "open jobs": bounds.open_jobs,
@@ -201,10 +233,12 @@ class Jobs:
             "versions": bounds.versions,
         }
         record = (spec.adapter, new_id("job"), json.dumps(asdict(spec)), now(), tenant)
-        idempotent = ("1" if idempotency_key else "0", _IDEMPOTENCY_SECONDS)
-        refused, outcome = self._store.eval(
-            _CREATE, len(keys), *keys, *limits.values(), *record, *idempotent
+        request = (_digest(idempotency_key), _IDEMPOTENCY_SECONDS)
+        refused, outcome = self._store.tenant_step(
+            tenant, _CREATE, keys, *limits.values(), *record, *request
         )
+        if refused == "gone":
+            raise NotFound(f"there is no data set {spec.dataset}")
         if refused:
             retry = {"retry_after": _QUEUE_RETRY} if refused == "open jobs" else {}
             raise OverQuota(refused, limits[refused], outcome, **retry)
@@ -241,7 +275,7 @@ class Jobs:
         job = self.get(tenant, job_id)
         if job.ended:
             raise Conflict(f"the job has {job.state} already")
-        self._store.hset(_name(tenant, job_id), "cancel_requested", "1")
+        self._set(tenant, job_id, "hset", "cancel_requested", "1")
         if not self._store.exists(_name(tenant, job_id, "lease")):
             self.end(tenant, job_id, "cancelled")
         return self.get(tenant, job_id)
@@ -254,8 +288,8 @@ class Jobs:
         for job_id in open_jobs:
             if self._must_send(tenant, job_id):
                 self.broker.enqueue(FitJob(tenant, job_id).to_message())
-                self._store.set(_name(tenant, job_id, "just-sent"), "1", ex=_LOST_SECONDS)
-                self._store.hset(_name(tenant, job_id), "sent", "1")
+                names = (_name(tenant, job_id), _name(tenant, job_id, "just-sent"))
+                self._store.tenant_step(tenant, _SENT, names, _LOST_SECONDS)
         if not open_jobs:
             self._store.srem(_BUSY_TENANTS, tenant)
             if self._store.zcard(tenant_redis_key(tenant, "open-jobs")):  # created meanwhile
@@ -280,7 +314,10 @@ class Jobs:
     def dispatch_all(self) -> None:
         """What a crash between recording and sending left behind; workers call it now and then."""
         for tenant in self._store.smembers(_BUSY_TENANTS):
-            self.dispatch(tenant)
+            try:
+                self.dispatch(tenant)
+            except NotFound:  # the tenant was erased
+                self._store.srem(_BUSY_TENANTS, tenant)
 
     def waiting(self) -> int:
         """Open jobs of all tenants."""
@@ -295,14 +332,23 @@ class Jobs:
         Raises:
             Conflict: another worker has it, or had it until it died a few seconds ago.
         """
-        taken = self._store.eval(_CLAIM, 2, *_leased(job), worker, LEASE_SECONDS, now())
+        try:
+            taken = self._store.tenant_step(
+                job.tenant, _CLAIM, _leased(job), worker, LEASE_SECONDS, now()
+            )
+        except NotFound:  # the tenant was erased
+            return None
         if taken == -1:
             raise Conflict(f"another worker has job {job.job}")
         return self.get(job.tenant, job.job) if taken else None
 
     def renew(self, job: FitJob, worker: str) -> bool:
         """Keeps the lease; False when another worker has it, or has ended the job."""
-        return bool(self._store.eval(_RENEW, 2, *_leased(job), worker, LEASE_SECONDS))
+        try:
+            step = self._store.tenant_step(job.tenant, _RENEW, _leased(job), worker, LEASE_SECONDS)
+        except NotFound:  # the tenant was erased
+            return False
+        return bool(step)
 
     def release(self, job: FitJob, worker: str) -> None:
         """Gives up the lease of a worker, so that another one may take the job."""
@@ -316,13 +362,17 @@ class Jobs:
         state, cancelled = self._store.hmget(name, ["state", "cancel_requested"])
         if state is None or cancelled:
             return True
-        self._store.hset(name, "progress", json.dumps(asdict(progress)))
-        return False
+        try:
+            return not self._set(
+                job.tenant, job.job, "hset", "progress", json.dumps(asdict(progress))
+            )
+        except NotFound:
+            return True
 
     def reserve_version(self, job: FitJob, number: int) -> int:
         """The version that this job makes: the first number wins, also after a worker's death."""
         name = _name(job.tenant, job.job)
-        self._store.hsetnx(name, "version", str(number))
+        self._set(job.tenant, job.job, "hsetnx", "version", str(number))
         return int(self._store.hget(name, "version"))
 
     def end(self, tenant: str, job_id: str, state: State, **fields: Any) -> None:
@@ -330,10 +380,17 @@ class Jobs:
         name = _name(tenant, job_id)
         mapping = {k: json.dumps(v) for k, v in fields.items() if v is not None} | {"state": state}
         flat = [part for pair in mapping.items() for part in pair]
-        lists = ("open-jobs", "jobs", "ended-jobs", "job")
+        lists = ("open-jobs", "jobs", "ended-jobs", "job", "requests")
         names = (name, *(tenant_redis_key(tenant, part) for part in lists))
-        self._store.eval(_END, len(names), *names, job_id, now(), self.bounds.kept_seconds, *flat)
-        self.dispatch(tenant)
+        limits = (self.bounds.kept_seconds, self.bounds.ended_jobs)
+        with suppress(NotFound):  # the tenant was erased
+            self._store.tenant_step(tenant, _END, names, job_id, now(), *limits, *flat)
+            self.dispatch(tenant)
+
+    def _set(self, tenant: str, job_id: str, command: str, field: str, value: str) -> bool:
+        """Sets a field of a job; False, and nothing changes, where the job was forgotten."""
+        what = (command, field, value)
+        return bool(self._store.tenant_step(tenant, _SET_FIELD, [_name(tenant, job_id)], *what))
 
 
 def _name(tenant: str, job_id: str, *parts: str) -> str:
@@ -344,9 +401,8 @@ def _leased(job: FitJob) -> tuple[str, str]:
     return _name(job.tenant, job.job), _name(job.tenant, job.job, "lease")
 
 
-def _idempotency(tenant: str, idempotency_key: str) -> str:
-    digest = hashlib.sha256(idempotency_key.encode()).hexdigest()
-    return tenant_redis_key(tenant, "idempotency", digest)
+def _digest(idempotency_key: str | None) -> str:
+    return hashlib.sha256(idempotency_key.encode()).hexdigest() if idempotency_key else ""
 
 
 def _read(tenant: str, job_id: str, record: dict[str, str]) -> Job:

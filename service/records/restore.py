@@ -1,13 +1,15 @@
 """Makes Redis's records anew from the blob store: tenants, data sets, adapters, what is live."""
 
 import logging
+from dataclasses import dataclass
 
-from service.errors import NotFound
+from service.errors import Invalid, NotFound
 from service.records import Records
 from service.records.adapters import LeftOut
 from service.records.datasets import Usage
+from service.records.deletion import Pending
 from service.records.formats import check_blobs
-from service.records.tenants import read_manifest
+from service.records.tenants import is_manifest, revision_of
 
 log = logging.getLogger(__name__)
 
@@ -18,40 +20,74 @@ def log_left_out(path: str, reason: str) -> None:
 
 
 def restore(records: Records, left_out: LeftOut = log_left_out) -> int:
-    """Reads every manifest and artifact header. Returns the number of tenants.
+    """Reads every manifest and artifact header.
 
-    What a crash left of something that was being deleted has no manifest, and stays deleted. An
-    adapter's file that cannot be read keeps nothing else back: `left_out` is told, and it stays.
+    What a crash left of something that was being deleted has no manifest, and stays deleted. What
+    is to be deleted stays out. A file that cannot be read, or says that it is another's, keeps
+    nothing else back.
+
+    Args:
+        records: the stores.
+        left_out: is told the path of each file that cannot be used, and why. The file stays.
+
+    Returns:
+        The number of tenants.
 
     Raises:
         NewerFormat: a newer release wrote the blobs; nothing was done.
     """
     check_blobs(records.blobs)
-    tenants: set[str] = set()
-    datasets: set[tuple[str, str]] = set()
-    adapters: set[tuple[str, str]] = set()
-    for path in records.blobs.paths("tenants"):
-        match path.split("/"):
-            case [_, tenant, "tenant.json"]:
-                tenants.add(tenant)
-            case [_, tenant, "datasets", dataset, "dataset.json"]:
-                datasets.add((tenant, dataset))
-            case [_, tenant, "adapters", adapter, "versions", _]:
-                adapters.add((tenant, adapter))
-    for tenant in sorted(tenants):
-        path = f"tenants/{tenant}/tenant.json"
-        try:
-            records.tenants.save(read_manifest(records.blobs.get(path)))
-        except NotFound:
-            left_out(path, "the tenant was erased")
-            tenants.discard(tenant)
+    pending = Pending(records.deletion.paths())
+    found = _found(records, pending)
+    latest = sorted(found.tenants.items())
+    tenants = [tenant for tenant, path in latest if _tenant(records, tenant, path, left_out)]
     used: dict[str, list[Usage]] = {tenant: [] for tenant in tenants}
-    for tenant, dataset in sorted(datasets):
-        if tenant in tenants:
-            used[tenant].append(records.datasets.restore(tenant, dataset))
-    for tenant, found in used.items():
-        records.datasets.restore_usage(tenant, found)
-    for tenant, adapter in sorted(adapters):
-        if tenant in tenants:
-            records.adapters.restore(tenant, adapter, left_out)
+    for tenant, dataset in sorted(found.datasets):
+        if tenant in used:
+            try:
+                used[tenant].append(records.datasets.restore(tenant, dataset, pending))
+            except Invalid as error:
+                left_out(f"tenants/{tenant}/datasets/{dataset}/dataset.json", str(error))
+    for tenant, usage in used.items():
+        records.datasets.restore_usage(tenant, usage)
+    for tenant, adapter in sorted(found.adapters):
+        if tenant in used:
+            records.adapters.restore(tenant, adapter, pending, left_out)
     return len(tenants)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Whose files there are: tenants with their latest one, data sets, adapters."""
+
+    tenants: dict[str, str]
+    datasets: set[tuple[str, str]]
+    adapters: set[tuple[str, str]]
+
+
+def _found(records: Records, pending: Pending) -> _Found:
+    found = _Found({}, set(), set())
+    for path in records.blobs.paths("tenants"):
+        if pending.covers(path):
+            continue
+        match path.split("/"):
+            case [_, tenant, name] if is_manifest(name):
+                found.tenants[tenant] = max(path, found.tenants.get(tenant, ""), key=revision_of)
+            case [_, tenant, "datasets", dataset, "dataset.json"]:
+                found.datasets.add((tenant, dataset))
+            case [_, tenant, "adapters", adapter, "versions", _]:
+                found.adapters.add((tenant, adapter))
+    return found
+
+
+def _tenant(records: Records, tenant: str, path: str, left_out: LeftOut) -> bool:
+    """Whether the tenant's record was made: not of one that was erased, or is another's."""
+    try:
+        records.tenants.restore(tenant, path)
+    except NotFound:
+        left_out(path, "the tenant was erased")
+        return False
+    except Invalid as error:
+        left_out(path, str(error))
+        return False
+    return True

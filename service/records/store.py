@@ -6,7 +6,7 @@ The one file that knows Redis's errors.
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,6 +39,28 @@ _PART = re.compile(r"[A-Za-z0-9._-]{0,200}")  # ids, names of adapters and of ki
 _WRITTEN_SECONDS = 60  # how long what `check_writes` wrote is kept
 
 
+# What every step that writes under a tenant's prefix begins with. It does nothing where the tenant
+# has no record. Files are noted, recorded and dropped as `service.records.deletion` tells.
+_TENANT_STEP = """
+local tenants, unnamed, deleting, tenant = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+if redis.call('hexists', tenants, tenant) == 0 then return redis.error_reply('NOTENANT gone') end
+local KEYS, ARGV = {unpack(KEYS, 4)}, {unpack(ARGV, 2)}
+local function intend(path, seconds)
+  if redis.call('zscore', deleting, path) then return false end
+  redis.call('zadd', unnamed, redis.call('time')[1] + seconds, path)
+  return true
+end
+local function named(path) return redis.call('zrem', unnamed, path) == 1 end
+local function drop(path) if path ~= '' then redis.call('zadd', unnamed, 0, path) end end
+local function revision()
+  local clock = redis.call('time')
+  return string.format('%010d%06d', clock[1], clock[2])
+end
+"""
+_FULL_TOO = "#!lua flags=allow-oom"  # a step that frees memory works when there is none left
+_NO_TENANT = "NOTENANT"
+
+
 class RecordStore(redis.Redis):  # type: ignore[misc]
     """Redis, with its errors translated."""
 
@@ -51,17 +73,51 @@ class RecordStore(redis.Redis):  # type: ignore[misc]
         with _translated():
             return super().execute_command(*args, **options)
 
+    def tenant_step(
+        self, tenant: str, script: str, keys: Sequence[str], *args: Any, frees: bool = False
+    ) -> Any:
+        """Runs a script as one step, if the tenant has a record.
+
+        Args:
+            tenant: the tenant's id.
+            script: Lua, which sees its own KEYS and ARGV, and the functions of `_TENANT_STEP`.
+            keys: names of Redis keys.
+            args: further arguments.
+            frees: the step frees memory, and may run when Redis has none left.
+
+        Raises:
+            NotFound: the tenant has no record: it was erased. Nothing was written.
+            Unavailable: Redis does not answer, or cannot write now.
+        """
+        whole = (_FULL_TOO if frees else "") + _TENANT_STEP + script
+        every = (TENANT_RECORDS, UNNAMED, DELETING, *keys)
+        try:
+            return self.eval(whole, len(every), *every, tenant, *args)
+        except redis.ResponseError as error:
+            if not str(error).startswith(_NO_TENANT):
+                raise
+            raise NotFound(f"there is no tenant {tenant}") from error
+
     def check_writes(self) -> None:
         """Raises Unavailable unless Redis answers and can write."""
         self.set(redis_key("written"), "1", ex=_WRITTEN_SECONDS)
 
-    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "_Pipeline":
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "RecordPipeline":
         """Commands sent together; in one transaction unless told otherwise."""
-        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        return RecordPipeline(
+            self.connection_pool, self.response_callbacks, transaction, shard_hint
+        )
 
 
-class _Pipeline(Pipeline):  # type: ignore[misc]
+class RecordPipeline(Pipeline):  # type: ignore[misc]
+    """Commands of Redis sent together, with its errors translated."""
+
     def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Sends them, and gives their answers.
+
+        Raises:
+            Unavailable: Redis does not answer, or cannot write now.
+        """
         with _translated():
             answers: list[Any] = super().execute(raise_on_error)
             return answers
@@ -115,6 +171,9 @@ def redis_key(*parts: str) -> str:
 
 
 FORMAT_KEY = redis_key("format")
+TENANT_RECORDS = redis_key("tenant-names")  # a hash: tenant's id → its record
+UNNAMED = redis_key("unnamed-files")  # path → the second from which on it is to be deleted
+DELETING = redis_key("deleting-files")  # path → the second at which its deletion began
 
 
 def tenant_redis_key(tenant: str, *parts: str) -> str:

@@ -1,10 +1,12 @@
 """Tenants and their API keys. A key is shown once and kept as its SHA-256.
 
-tenants/T/tenant.json   its name and the hashes of its keys
+tenants/T/tenant.json            its name and the hashes of its keys
+tenants/T/tenant.REVISION.json   the same, since its keys were changed; the latest one holds
 """
 
 import hashlib
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -12,11 +14,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from service.errors import Conflict, NotFound, OverQuota, Unauthorized, Unavailable
+from service.errors import Conflict, Invalid, NotFound, OverQuota, Unauthorized, Unavailable
 from service.records.blobs import Blobs
+from service.records.deletion import GRACE_SECONDS, Deletion
 from service.records.formats import FORMAT, mark_blobs
 from service.records.store import (
     FORMAT_KEY,
+    TENANT_RECORDS,
+    UNNAMED,
     Page,
     RecordStore,
     members,
@@ -29,28 +34,61 @@ from service.records.store import (
 Scope = Literal["classify", "manage"]  # the second holds all that the first does
 
 _TENANTS = redis_key("tenants")
-_NAMES = redis_key("tenant-names")
-_ERASED = redis_key(
-    "erased-tenants"
-)  # id → when what was written meanwhile is swept, seconds of time()
-_LOCK_SECONDS = 30.0  # a change of keys writes two small records
+# id → the second from which on what was written meanwhile is swept; +inf: it was
+_ERASED = redis_key("erased-tenants")
+_FILES = redis_key("tenant-files")  # id → the path of its file
+_MANIFEST = re.compile(r"tenant(?:\.([0-9]{16}))?\.json")
+_TRIES = 100  # a change or an erasure while keys are made
 SWEEP_AFTER = 120.0  # seconds; a request that was let in before the erasure has ended by then
 
-# A tenant that is gone stays gone: a change of one without a record, or of an erased one, writes
-# nothing.
+# Each is one step for Redis. A tenant that is gone stays gone: a change of one without a record, or
+# of an erased one, writes nothing.
+_INTEND = f"""
+local path = string.gsub(ARGV[1], 'REVISION', revision())
+intend(path, {GRACE_SECONDS})
+return path
+"""
 _SAVE = """
-local names, tenants, erased, formats = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local id, record, format, known, scopes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-if redis.call('zscore', erased, id) then return 0 end
-if known == '1' and redis.call('hexists', names, id) == 0 then return 0 end
+local names, tenants, erased, formats, unnamed, files = unpack(KEYS, 1, 6)
+local id, record, format, expected, path, scopes, earlier = unpack(ARGV, 1, 7)
+local present = redis.call('hget', names, id) or ''
+local file = redis.call('hget', files, id)
+local function dropped(outcome)
+  redis.call('zadd', unnamed, 0, path)
+  return {outcome, path}
+end
+local before = expected ~= '' and expected ~= 'any' and (file or earlier) or ''
+if present == record and file == path then return {'saved', ''} end
+if redis.call('zscore', erased, id) then return dropped('gone') end
+if expected ~= 'any' then
+  if present ~= expected then return dropped(present == '' and 'gone' or 'changed') end
+  if redis.call('zrem', unnamed, path) == 0 then return dropped('late') end
+  if before ~= '' then redis.call('zadd', unnamed, 0, before) end
+end
 redis.call('setnx', formats, format)
 redis.call('hset', names, id, record)
+redis.call('hset', files, id, path)
 redis.call('zadd', tenants, 0, id)
-for i = 5, #KEYS do
-  if i - 4 <= scopes then redis.call('set', KEYS[i], id .. ' ' .. ARGV[i + 1])
+for i = 7, #KEYS do
+  if i - 6 <= tonumber(scopes) then redis.call('set', KEYS[i], id .. ' ' .. ARGV[i + 1])
   else redis.call('del', KEYS[i]) end
 end
-return 1
+return {'saved', before}
+"""
+
+_ERASE = """#!lua flags=allow-oom
+local names, tenants, erased, unnamed, files = unpack(KEYS, 1, 5)
+local id, expected, after, everything = unpack(ARGV)
+local record = redis.call('hget', names, id) or ''
+if record ~= expected then return 'changed' end
+if record == '' and not redis.call('zscore', erased, id) then return 'unknown' end
+redis.call('hdel', names, id)
+redis.call('hdel', files, id)
+redis.call('zrem', tenants, id)
+for i = 6, #KEYS do redis.call('del', KEYS[i]) end
+redis.call('zadd', erased, redis.call('time')[1] + after, id)
+redis.call('zadd', unnamed, 0, everything)
+return 'erased'
 """
 
 # What a key opens; nothing unless its tenant is there and has the key in its record.
@@ -99,37 +137,75 @@ def hash_key(api_key: str) -> str:
 class Tenants:
     """Makes, finds and erases tenants, and keeps their keys."""
 
-    def __init__(self, store: RecordStore, blobs: Blobs, max_keys: int) -> None:
-        self._store, self._blobs, self._max_keys = store, blobs, max_keys
+    def __init__(self, store: RecordStore, blobs: Blobs, deletion: Deletion, max_keys: int) -> None:
+        self._store, self._blobs, self._deletion = store, blobs, deletion
+        self._max_keys = max_keys
 
     def create(self, name: str) -> tuple[Tenant, str]:
         """A new tenant and its first key, which may do everything of the tenant."""
         made, api_key = _new_api_key("manage")
         tenant = Tenant(new_id("tenant"), name, now(), (made,))
         mark_blobs(self._blobs)
-        self.save(tenant)
+        path = _manifest(tenant.id)
+        self._store.zadd(UNNAMED, {path: time.time() + GRACE_SECONDS})
+        self._save(tenant, path)
         return tenant, api_key
 
-    def save(self, tenant: Tenant, ended: tuple[ApiKey, ...] = (), known: bool = False) -> None:
-        """Writes the record; the `ended` keys open nothing from then on.
+    def _save(
+        self, tenant: Tenant, path: str, before: str = "", ended: tuple[ApiKey, ...] = ()
+    ) -> bool:
+        """Writes a tenant's file and record; the `ended` keys open nothing from then on.
 
         Args:
             tenant: the record as it shall be.
+            path: the file, which was noted as unnamed.
+            before: the record as it must be, "" for a new tenant.
             ended: keys that were the tenant's until now.
-            known: the tenant must have a record already.
+
+        Returns:
+            False where the record was changed meanwhile.
 
         Raises:
-            NotFound: the tenant was erased meanwhile. Nothing of it is left by this call.
+            NotFound: the tenant was erased meanwhile.
         """
+        self._blobs.put(path, json.dumps(asdict(tenant)).encode())
+        outcome, dropped = self._write(tenant, path, before, ended)
+        self._deletion.discard([dropped] if dropped else [])
+        if outcome == "gone":
+            raise NotFound(f"there is no tenant {tenant.id}")
+        if outcome == "late":
+            raise Unavailable("storing this took too long")
+        return outcome == "saved"
+
+    def _write(
+        self, tenant: Tenant, path: str, before: str, ended: tuple[ApiKey, ...] = ()
+    ) -> tuple[str, str]:
+        """What became of it, and the file that nothing names any more."""
         record = json.dumps(asdict(tenant))
-        self._blobs.put(_manifest(tenant.id), record.encode())
         names = [_key_name(one.hash) for one in (*tenant.keys, *ended)]
         scopes = [one.scope for one in tenant.keys]
-        keys = [_NAMES, _TENANTS, _ERASED, FORMAT_KEY, *names]
-        values = [tenant.id, record, FORMAT, "1" if known else "0", len(scopes), *scopes]
-        if not self._store.eval(_SAVE, len(keys), *keys, *values):
-            self._blobs.delete(_manifest(tenant.id))
-            raise NotFound(f"there is no tenant {tenant.id}")
+        keys = [TENANT_RECORDS, _TENANTS, _ERASED, FORMAT_KEY, UNNAMED, _FILES, *names]
+        earlier = _manifest(tenant.id)
+        values = [tenant.id, record, FORMAT, before, path, len(scopes), earlier, *scopes]
+        outcome, dropped = self._store.eval(_SAVE, len(keys), *keys, *values)
+        return str(outcome), str(dropped)
+
+    def restore(self, tenant_id: str, path: str) -> None:
+        """Makes a tenant's record anew from its file.
+
+        Args:
+            tenant_id: the tenant.
+            path: its latest file.
+
+        Raises:
+            NotFound: the tenant was erased.
+            Invalid: the file says that it is another's.
+        """
+        tenant = read_manifest(self._blobs.get(path))
+        if tenant.id != tenant_id:
+            raise Invalid(f"it says that it is {tenant.id!r}")
+        if self._write(tenant, path, "any")[0] == "gone":
+            raise NotFound(f"there is no tenant {tenant_id}")
 
     def get(self, tenant_id: str) -> Tenant:
         """A tenant.
@@ -137,7 +213,7 @@ class Tenants:
         Raises:
             NotFound: there is none of this id.
         """
-        record = self._store.hget(_NAMES, tenant_id)
+        record = self._store.hget(TENANT_RECORDS, tenant_id)
         if record is None:
             raise NotFound(f"there is no tenant {tenant_id}")
         return read_manifest(record)
@@ -145,7 +221,7 @@ class Tenants:
     def page(self, limit: int, cursor: str | None) -> Page[Tenant]:
         """Part of the tenants, by id."""
         page = members(self._store, _TENANTS, limit, cursor)
-        records = self._store.hmget(_NAMES, page.items) if page.items else []
+        records = self._store.hmget(TENANT_RECORDS, page.items) if page.items else []
         return Page([read_manifest(r) for r in records if r], page.cursor)
 
     def authenticate(self, api_key: str) -> Grant:
@@ -159,7 +235,7 @@ class Tenants:
             Unauthorized: no tenant has this key.
         """
         hashed = hash_key(api_key)
-        found: str | None = self._store.eval(_GRANT, 2, _key_name(hashed), _NAMES, hashed)
+        found: str | None = self._store.eval(_GRANT, 2, _key_name(hashed), TENANT_RECORDS, hashed)
         if found is None:
             raise Unauthorized("the API key is not known")
         tenant, _, scope = found.partition(" ")
@@ -209,51 +285,56 @@ class Tenants:
         return made, api_key
 
     def _change_keys(self, tenant_id: str, change: Callable[[Tenant], tuple[ApiKey, ...]]) -> None:
-        """Under a lock, so that of two changes at once neither is lost."""
-        with self._store.lock(redis_key("tenant-lock", tenant_id), timeout=_LOCK_SECONDS):
-            tenant = self.get(tenant_id)
+        """Again where others changed them meanwhile, so that of two changes neither is lost."""
+        for _ in range(_TRIES):
+            record = self._store.hget(TENANT_RECORDS, tenant_id)
+            if record is None:
+                raise NotFound(f"there is no tenant {tenant_id}")
+            tenant = read_manifest(record)
             kept = change(tenant)
             ended = tuple(one for one in tenant.keys if one not in kept)
-            self.save(replace(tenant, keys=kept), ended, known=True)
+            revised = f"tenants/{tenant_id}/tenant.REVISION.json"
+            path = self._store.tenant_step(tenant_id, _INTEND, (), revised)
+            if self._save(replace(tenant, keys=kept), path, record, ended):
+                return
+        raise Conflict("others change this tenant's keys at the same time")
 
     def erase(self, tenant_id: str) -> None:
         """Deletes a tenant with all its data; may be repeated.
 
-        The record and the keys go first, in one step, so nothing opens the tenant any more. What
-        requests that were let in before write meanwhile is deleted by `sweep`.
+        Its record and its keys go in one step, which also notes what is left to do, so nothing
+        opens the tenant any more, whatever fails afterwards. What requests that were let in before
+        write meanwhile is deleted by `sweep`.
 
         Raises:
             NotFound: there is no such tenant, and there was none.
         """
-        known = self._store.hexists(_NAMES, tenant_id)
-        if not known and self._store.zscore(_ERASED, tenant_id) is None:
-            raise NotFound(f"there is no tenant {tenant_id}")
-        with suppress(Unavailable):  # full memory refuses this, and not what deletes
-            self._store.zadd(_ERASED, {tenant_id: time.time() + SWEEP_AFTER})
-        self._end(tenant_id)
+        for _ in range(_TRIES):
+            record = self._store.hget(TENANT_RECORDS, tenant_id) or ""
+            opened = [_key_name(one.hash) for one in read_manifest(record).keys] if record else []
+            keys = (TENANT_RECORDS, _TENANTS, _ERASED, UNNAMED, _FILES, *opened)
+            what = (tenant_id, record, SWEEP_AFTER, _everything(tenant_id))
+            outcome = self._store.eval(_ERASE, len(keys), *keys, *what)
+            if outcome == "unknown":
+                raise NotFound(f"there is no tenant {tenant_id}")
+            if outcome == "erased":
+                break
+        with suppress(Unavailable):  # then the sweep does it
+            self._delete_records(tenant_id)
+        self._deletion.discard([_everything(tenant_id)])
 
     def sweep(self) -> None:
         """Deletes once more what belongs to tenants that were erased a while ago."""
         for tenant_id in self._store.zrangebyscore(_ERASED, "-inf", time.time()):
-            self._end(tenant_id)
-            self._store.zadd(_ERASED, {tenant_id: "+inf"})  # kept: it is never made again
-
-    def _end(self, tenant_id: str) -> None:
-        with self._store.lock(redis_key("tenant-lock", tenant_id), timeout=_LOCK_SECONDS):
-            record = self._store.hget(_NAMES, tenant_id)
+            self._delete_records(tenant_id)
             with self._store.pipeline() as pipe:
-                pipe.hdel(_NAMES, tenant_id)
-                pipe.zrem(_TENANTS, tenant_id)
-                for one in read_manifest(record).keys if record else ():
-                    pipe.delete(_key_name(one.hash))
+                pipe.zadd(UNNAMED, {_everything(tenant_id): 0})
+                pipe.zadd(_ERASED, {tenant_id: "+inf"})  # kept: it is never made again
                 pipe.execute()
-        self._delete_all(tenant_id)
 
-    def _delete_all(self, tenant_id: str) -> None:
-        self._blobs.delete(_manifest(tenant_id))  # first: without it, a restore leaves it erased
+    def _delete_records(self, tenant_id: str) -> None:
         for name in self._store.scan_iter(match=f"{tenant_redis_key(tenant_id)}:*", count=1000):
             self._store.delete(name)
-        self._blobs.delete_all(f"tenants/{tenant_id}")
 
 
 def read_manifest(data: bytes | str) -> Tenant:
@@ -264,8 +345,24 @@ def read_manifest(data: bytes | str) -> Tenant:
     return Tenant(**(plain | {"keys": tuple(ApiKey(**one) for one in plain["keys"])}))
 
 
+def is_manifest(name: str) -> bool:
+    """Whether a file of this name is a tenant's."""
+    return _MANIFEST.fullmatch(name) is not None
+
+
+def revision_of(path: str) -> str:
+    """Of a tenant's file; "" of its first one. The latest one holds."""
+    found = _MANIFEST.fullmatch(path.rsplit("/", 1)[-1])
+    return (found[1] or "") if found else ""
+
+
 def _manifest(tenant_id: str) -> str:
     return f"tenants/{tenant_id}/tenant.json"
+
+
+def _everything(tenant_id: str) -> str:
+    """The folder of all its files."""
+    return f"tenants/{tenant_id}/"
 
 
 def _key_name(key_hash: str) -> str:

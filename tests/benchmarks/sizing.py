@@ -61,8 +61,8 @@ def memory(records: Records, clip: FrozenCLIP) -> Iterator[tuple[str, str]]:
     yield (
         "Redis: a picture",
         each(
-            lambda i: records.datasets.record(
-                tenant, dataset, sample.label, f"{i:064x}", sample.name, 100_000
+            lambda i: records.datasets.add(
+                tenant, dataset, Sample(sample.label, sample.name, str(i).encode())
             )
         ),
     )

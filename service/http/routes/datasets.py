@@ -1,5 +1,6 @@
 """/v1/datasets: data sets and their pictures."""
 
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -77,9 +78,10 @@ def upload_images(
     labels = _Labels(components.clip, components.records.datasets.get(tenant, dataset).labels)
     accepted, rejected, duplicates = 0, [], []
     new: list[str] = []
+    upload = secrets.token_hex(8)
     try:
         for item in _incoming(components, labels, label, files or [], archive):
-            outcome = _store(components, tenant, dataset, labels, item)
+            outcome = _store(components, tenant, dataset, labels, item, upload)
             if isinstance(outcome, Rejected):
                 rejected.append(outcome)
                 continue
@@ -89,9 +91,9 @@ def upload_images(
             else:
                 duplicates.append(_path(item))
     except (Invalid, OverQuota, TooLarge):  # all of an upload or, as its answer says, nothing
-        for digest in new:
-            components.records.datasets.remove(tenant, dataset, digest)
+        components.records.datasets.undo(tenant, dataset, upload, new)
         raise
+    components.records.datasets.confirm(tenant, dataset, upload, new)
     if not accepted:
         problems = [Problem(r.file, r.reason) for r in rejected]
         raise Invalid("no picture was good", *(problems or [Problem("files", "none were sent")]))
@@ -138,7 +140,7 @@ def get_image(
     }
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    data = components.records.datasets.data(tenant, dataset, found)
+    data = components.records.datasets.data(tenant, dataset, found.digest)
     if size is None:
         return Response(data, media_type=media_type(data), headers=headers)
     small = thumbnail(data, size, image_limits(components.settings))
@@ -222,7 +224,12 @@ def _labelled(label: str, files: list[UploadFile]) -> Iterator[Sample]:
 
 
 def _store(
-    components: Components, tenant: str, dataset: str, labels: _Labels, item: Sample | Rejected
+    components: Components,
+    tenant: str,
+    dataset: str,
+    labels: _Labels,
+    item: Sample | Rejected,
+    upload: str,
 ) -> Added | Rejected:
     """Where the picture is stored, or why it is not."""
     if isinstance(item, Rejected):
@@ -235,7 +242,7 @@ def _store(
         return Rejected(name, str(error))
     except Invalid as error:
         return Rejected(name, "; ".join(problem.reason for problem in error.problems))
-    added = components.records.datasets.add(tenant, dataset, item)
+    added = components.records.datasets.add(tenant, dataset, item, upload)
     if added.label != item.label:
         return Rejected(name, f"the same picture is in class {added.label!r}")
     return added

@@ -100,8 +100,10 @@ def test_what_was_being_moved_when_a_server_died_is_in_one_class_after_a_restore
 ) -> None:
     records = api.components.records.datasets
     stored = records.image(tenant.tenant, dataset, image["image"])
-    sample = Sample("elsewhere", stored.name, records.data(tenant.tenant, dataset, stored))
-    records.put_file(tenant.tenant, dataset, sample, stored.digest)  # and then it died
+    sample = Sample("elsewhere", stored.name, records.data(tenant.tenant, dataset, stored.digest))
+    folder = f"tenants/{tenant.tenant}/datasets/{dataset}/images/{stored.digest}"
+    records.put_files((f"{folder}/{'0' * 16}", f"{folder}/{'0' * 16}.{'0' * 16}.json"), sample)
+    # and then it died
     used = records.usage(tenant.tenant)
     for name in list(api.components.records.store.scan_iter(match=f"*{dataset}*")):
         api.components.records.store.delete(name)

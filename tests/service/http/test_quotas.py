@@ -22,6 +22,7 @@ from service.records.restore import restore
 from service.settings import Settings
 from tests.support.api import Api, away_from_workers, start_api, upload
 from tests.support.random_adapters import manifest_of, random_weights
+from tests.support.records import plant_dataset
 from training.data import Sample
 from training.jobs import QUEUE
 
@@ -45,7 +46,9 @@ def records(settings: Settings) -> Iterator[Records]:
 
 @pytest.fixture
 def tenant(records: Records) -> str:
-    return records.tenants.create("small")[0].id
+    made = records.tenants.create("small")[0].id
+    plant_dataset(records, made)
+    return made
 
 
 @pytest.fixture
@@ -136,7 +139,7 @@ def test_a_place_that_a_dead_server_took_is_free_again_after_a_while(
     monkeypatch.setattr("service.records.datasets.RESERVED_SECONDS", 1)
     for number in range(2):
         records.datasets.add(tenant, dataset, picture(number))
-    records.datasets.take_place(tenant, 100)  # and then its server died
+    records.datasets.take_place(tenant, dataset, 100)  # and then its server died
     with pytest.raises(OverQuota):
         records.datasets.add(tenant, dataset, picture(2))
     time.sleep(2.0)

@@ -17,6 +17,7 @@ from service.records.rates import Rate
 from service.settings import Settings
 from tests.support.api import Api, start_worker, upload
 from tests.support.limits import rates, taken
+from tests.support.records import plant_dataset
 from tests.support.waiting import wait_for
 from training.data import Sample
 from training.jobs import QUEUE, FitJob
@@ -103,6 +104,7 @@ def test_a_dead_workers_job_does_not_wait_for_an_hour_when_the_clock_is_set_back
     records: Records, server: ServerWithClock
 ) -> None:
     tenant = records.tenants.create("someone")[0].id
+    plant_dataset(records, tenant)
     job = FitJob(tenant, records.jobs.create(tenant, SPEC).id)
     assert records.jobs.claim(job, "dead") is not None
     server.jump(-HOUR)
@@ -117,6 +119,7 @@ def test_a_lost_message_is_sent_again_within_a_lease_when_the_clock_is_set_back(
     records: Records, server: ServerWithClock
 ) -> None:
     tenant = records.tenants.create("someone")[0].id
+    plant_dataset(records, tenant)
     job = FitJob(tenant, records.jobs.create(tenant, SPEC).id)
     records.jobs.claim(job, "dead")
     records.jobs.broker.flush(QUEUE)

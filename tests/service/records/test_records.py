@@ -14,6 +14,7 @@ from service.records.tenants import Grant
 from service.settings import Settings
 from tests.support.api import away_from_workers
 from tests.support.random_adapters import manifest_of, random_weights
+from tests.support.records import plant_dataset
 from training.data import Sample
 from training.fit import Progress
 from training.jobs import QUEUE, FitJob
@@ -29,7 +30,9 @@ def records(settings: Settings) -> Records:
 
 @pytest.fixture
 def tenant(records: Records) -> str:
-    return records.tenants.create("someone")[0].id
+    made = records.tenants.create("someone")[0].id
+    plant_dataset(records, made)
+    return made
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +66,7 @@ def test_erasing_a_tenant_leaves_nothing(records: Records) -> None:
     tenant, key = records.tenants.create("gone")
     dataset = records.datasets.create(tenant.id, "d")
     records.datasets.add(tenant.id, dataset.id, Sample("cat", "1.jpg", b"1"))
-    records.jobs.create(tenant.id, SPEC)
+    records.jobs.create(tenant.id, JobSpec(dataset.id, "flowers", {}, True))
     records.tenants.erase(tenant.id)
     assert not [name for name in records.store.scan_iter() if tenant.id in name]
     assert not list(records.blobs.paths(f"tenants/{tenant.id}"))
@@ -113,6 +116,7 @@ def test_a_tenants_flood_waits_while_another_tenants_job_is_in_the_queue(
 ) -> None:
     flood = [records.jobs.create(tenant, SPEC).id for _ in range(5)]
     other = records.tenants.create("other")[0].id
+    plant_dataset(records, other)
     one = records.jobs.create(other, SPEC).id
     assert sent(records) == [flood[0], flood[1], one]
     records.jobs.end(tenant, flood[0], "succeeded")

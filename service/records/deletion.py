@@ -1,0 +1,106 @@
+"""Files that no record names, not yet or no longer: each of them is deleted in the end.
+
+A record (Redis) and its file (object store) change in two steps, and either store can fail between
+them. So that the two agree in the end, whatever fails:
+
+1. A file's path is never used twice, so deleting one late can hurt nobody. Moving a picture or
+   publishing a version writes a new small file beside the old one.
+2. Before a file is written, its path is noted as unnamed, with a time by which its writer is done.
+3. The step that records the file takes that note away, and does nothing where the note is gone.
+4. The step that drops a record notes its files as unnamed again, due at once.
+5. What is due is deleted: right away by who dropped it, and if that fails, by a worker's sweep.
+
+Step 3 and 4 are each one step for Redis, in which the tenant's record must still be there
+(`RecordStore.tenant_step`). A path that ends with "/" stands for all files below it.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from service.errors import Unavailable
+from service.records.blobs import Blobs
+from service.records.store import DELETING, UNNAMED, RecordStore
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 600  # by then the writer of a file has recorded it, or failed
+_AT_ONCE = 1000  # paths of one sweep
+AGAIN_SECONDS = 60  # then a deletion that was begun and not ended is begun anew
+
+# Takes paths that are due, or the given ones, out of the unnamed: nobody can record them any more.
+_BEGIN = """#!lua flags=allow-oom
+local unnamed, deleting = KEYS[1], KEYS[2]
+local clock, most, again = tonumber(redis.call('time')[1]), tonumber(ARGV[1]), tonumber(ARGV[2])
+local begun = {}
+local function begin(path)
+  redis.call('zadd', deleting, clock, path)
+  redis.call('zrem', unnamed, path)
+  begun[#begun + 1] = path
+end
+if #ARGV > 2 then
+  for i = 3, #ARGV do if redis.call('zscore', unnamed, ARGV[i]) then begin(ARGV[i]) end end
+  return begun
+end
+for _, path in ipairs(redis.call('zrangebyscore', deleting, 0, clock - again, 'LIMIT', 0, most)) do
+  begin(path)
+end
+for _, path in ipairs(redis.call('zrangebyscore', unnamed, 0, clock, 'LIMIT', 0, most)) do
+  begin(path)
+end
+return begun
+"""
+
+
+class Deletion:
+    """Deletes files that no record names."""
+
+    def __init__(self, store: RecordStore, blobs: Blobs) -> None:
+        self._store, self._blobs = store, blobs
+
+    def discard(self, paths: Iterable[str]) -> None:
+        """Deletes files that were noted as unnamed. A store that is away is left to the sweep."""
+        with suppress(Unavailable):
+            self._delete(*paths)
+
+    def sweep(self) -> int:
+        """Deletes what is due.
+
+        Returns:
+            How many paths were deleted.
+
+        Raises:
+            Unavailable: a store is away. What is left is due again in a minute.
+        """
+        return self._delete()
+
+    def paths(self) -> Iterator[str]:
+        """Every path that is to be deleted, or that no record names yet."""
+        for key in (UNNAMED, DELETING):
+            yield from (path for path, _ in self._store.zscan_iter(key, count=1000))
+
+    def _delete(self, *given: str) -> int:
+        begun = self._store.eval(_BEGIN, 2, UNNAMED, DELETING, _AT_ONCE, AGAIN_SECONDS, *given)
+        for path in begun:
+            if path.endswith("/"):
+                for file in self._blobs.files(path):  # a manifest first: a restore needs it
+                    self._blobs.delete(file)
+                self._blobs.delete_all(path.removesuffix("/"))
+            else:
+                self._blobs.delete(path)
+            self._store.zrem(DELETING, path)
+        return len(begun)
+
+
+class Pending:
+    """The paths that are to be deleted, to be asked whether they cover another one."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = set(paths)
+
+    def covers(self, path: str) -> bool:
+        """Whether this file, or a folder above it, is to be deleted."""
+        if path in self._paths:
+            return True
+        parts = path.split("/")
+        return any("/".join(parts[:i]) + "/" in self._paths for i in range(1, len(parts)))
