@@ -440,7 +440,7 @@ class ImageIn(_In):
 
 
 class ClassifyIn(_In):
-    """`classes` unset: the adapter's own. `adapter` unset: zero-shot."""
+    """Omit `classes` to use the adapter's training classes, `adapter` for zero-shot."""
 
     model_config = _example(
         {
@@ -454,7 +454,7 @@ class ClassifyIn(_In):
     classes: Annotated[
         Annotated[list[Words], Field(fail_fast=True)] | None,
         BeforeValidator(lambda given: None if given is None else class_names(given)),
-    ] = Field(None, description="at least two names; unset: the adapter's own")
+    ] = Field(None, description="at least two names; unset: the adapter's training classes")
     adapter: Text | None = None
     version: int | None = Field(None, ge=1)
     template: Template | Annotated[list[Template], Field(max_length=100)] | None = Field(

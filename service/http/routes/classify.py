@@ -54,7 +54,7 @@ _FORM = {
             "type": "array",
             "items": {"type": "string"},
             "description": "repeated, a JSON list, or text by commas or lines; at least two names;"
-            " unset: the adapter's own",
+            " unset: the adapter's training classes",
             "example": ["rose", "tulip", "thistle"],
         },
         "adapter": {"type": "string", "description": "unset: zero-shot", "example": "flowers"},
@@ -88,7 +88,11 @@ async def classify(
     tenant: CurrentTenant,
     admission: Admitted,
 ) -> ClassifyOut:
-    """Classifies pictures under any class names: multipart `files` or JSON `images`."""
+    """Classifies photos for any class names, including ones the adapter was never trained on.
+
+    Send multipart `files` or JSON `images`. Omit `classes` to use the adapter's training classes;
+    omit `adapter` for zero-shot. A file that cannot be read has its own `error`.
+    """
     body, files = await _read(request, components)
     version = await _version(components, tenant, body.adapter, body.version)
     question = _question(tenant, version, body)
@@ -123,7 +127,7 @@ async def embeddings(
     tenant: CurrentTenant,
     admission: Admitted,
 ) -> EmbeddingsOut:
-    """Features of texts and pictures, in OpenAI's response shape."""
+    """Answers with the features of texts and photos, in OpenAI's response shape."""
     body = await _read_json(request, EmbeddingsIn)
     version = await _version(components, tenant, body.adapter, body.version)
     given = [body.input] if isinstance(body.input, str) else body.input
@@ -142,7 +146,7 @@ async def embeddings(
 
 @router.get("/v1/models")
 async def models(components: ComponentsDep, tenant: CurrentTenant) -> ModelsOut:
-    """The one CLIP that all tenants share, in OpenAI's shape."""
+    """Names the one CLIP that all tenants share, in OpenAI's shape."""
     return ModelsOut(data=[ModelOut(id=components.clip.name)])
 
 
