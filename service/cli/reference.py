@@ -30,7 +30,7 @@ def command_line() -> str:
         "",
         _MADE,
         "",
-        "`rmadapter COMMAND --help` says the same in a terminal.",
+        "`--help` after a command says the same in a terminal.",
         "",
         root.epilog or "",
     ]

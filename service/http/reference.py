@@ -29,7 +29,10 @@ _PAGE = """<!doctype html>
 <header><h1>{title} API {version}</h1>
 <p>{summary}. The same as a document for generators: <a href="openapi.json">openapi.json</a>.</p>
 </header>
+<nav aria-label="Calls">{contents}</nav>
+<main>
 {body}
+</main>
 </body>
 </html>
 """
@@ -49,12 +52,13 @@ def page(document: Json) -> str:
         title=escape(info["title"]),
         version=escape(info["version"]),
         summary=escape(info["summary"]),
+        contents=contents(document),
         body=fragment(document),
     )
 
 
-def fragment(document: Json) -> str:
-    """The reference alone: a list of the calls, then each call under its tag.
+def contents(document: Json) -> str:
+    """A list of the calls by their tags, with links into `fragment`.
 
     Args:
         document: an OpenAPI document.
@@ -62,14 +66,25 @@ def fragment(document: Json) -> str:
     Returns:
         HTML that goes into a page.
     """
-    groups = _by_tag(document)
-    contents = "".join(_contents(tag["name"], calls) for tag, calls in groups)
-    parts = [f'<nav aria-label="Calls"><ul>{contents}</ul></nav>\n<main>', _SIGN_IN]
-    for tag, calls in groups:
+    groups = "".join(_links(tag["name"], calls) for tag, calls in _by_tag(document))
+    return f"<ul>{groups}</ul>"
+
+
+def fragment(document: Json) -> str:
+    """Each call under its tag, and what a refusal looks like.
+
+    Args:
+        document: an OpenAPI document.
+
+    Returns:
+        HTML that goes into a page.
+    """
+    parts = [_SIGN_IN]
+    for tag, calls in _by_tag(document):
         parts.append(f'<h2 id="{_anchor(tag["name"])}">{escape(tag["name"].capitalize())}</h2>')
         parts.append(_prose(tag.get("description", "")))
         parts += [_call(document, method, path, call) for method, path, call in calls]
-    parts += [_refusals(document), "</main>"]
+    parts.append(_refusals(document))
     return "\n".join(part for part in parts if part)
 
 
@@ -92,7 +107,7 @@ def _by_tag(document: Json) -> list[tuple[Json, list[Call]]]:
     ]
 
 
-def _contents(tag: str, calls: list[Call]) -> str:
+def _links(tag: str, calls: list[Call]) -> str:
     links = "".join(
         f'<li><a href="#{_anchor(call["operationId"])}">{escape(call["summary"])}</a></li>'
         for _, _, call in calls

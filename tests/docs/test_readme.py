@@ -59,6 +59,11 @@ RUN_BY = {
     "rmadapter --version": "tests/service/cli/test_command_line.py",
     "rmadapter tenants create": "tests/service/embedded/test_up.py",
     "rmadapter openapi": "tests/service/http/test_openapi.py",
+    "rmadapter worker": "tests/docker/test_compose_runs.py",
+    "rmadapter publish": "tests/service/cli/test_command_line.py",
+    "rmadapter keys": "tests/service/cli/test_command_line.py",
+    "python -m service.cli.reference": "tests/docs/test_generated.py",
+    "make docs": "tests/docs/test_site.py",
     "curl": "tests/docs/test_examples.py",
     "docker/make-secrets.sh": "tests/conftest.py",
     "docker compose": "tests/docker/test_compose_runs.py",  # as processes
@@ -201,7 +206,8 @@ def _curl(words: list[str]) -> None:
     paths = json.loads((ROOT / "docs" / "openapi.json").read_text())["paths"]
     (url,) = [w for w in words if "localhost" in w or w.startswith("http")]
     path = "/" + url.partition("localhost:8000/")[2]
-    method = "post" if {"-F", "--json"} & set(words) else "get"
+    assert "--json" not in words  # curl has it since 7.82; Ubuntu 22.04 has 7.81
+    method = "post" if {"-F", "-d"} & set(words) else "get"
     assert method in paths[path], path
 
 
