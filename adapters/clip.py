@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from adapters.classify import prompts
 from adapters.config import TowerShape
-from adapters.errors import BadClasses, UnsupportedModel
+from adapters.errors import TooLong, UnsupportedModel
 from adapters.names import check_distinct
 from adapters.pixels import PixelSpec
 
@@ -35,7 +35,7 @@ Precision = Literal["fp32", "bf16"]
 
 BUNDLED = "bundled"
 _KEPT_PROMPTS, _SHORT_PROMPT = 10_000, 200  # ids are kept of prompts of so many characters
-_KEPT_WORDS = 100_000  # whose pieces the tokenizer keeps
+KEPT_WORDS = 100_000  # whose pieces the tokenizer keeps
 _BUNDLED_FILES = Path(__file__).parent / "bundled"
 _SUPPORTED = (
     "supported: the bundled CLIP, and open_clip's ViT models, such as ViT-B-32, ViT-B-16, ViT-L-14"
@@ -85,7 +85,7 @@ class FrozenCLIP:
         self.embed_dim = int(model.visual.output_dim)
         self.context_length = int(model.context_length)
         self.logit_scale = math.exp(float(model.logit_scale))
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._special = dict(tokenizer.cache)
         self._ids = lru_cache(_KEPT_PROMPTS)(self._tokenized)
         self._mean = torch.tensor(spec.mean, device=self.device).view(3, 1, 1) * 255
@@ -190,18 +190,15 @@ class FrozenCLIP:
         return [len(self._encode(prompt)) for prompt in prompts]
 
     def _tokenized(self, prompt: str) -> tuple[int, ...]:
-        tokenizer = self._tokenizer
-        if len(tokenizer.cache) > _KEPT_WORDS:  # open_clip's own grows with every new word
+        tokenizer = self.tokenizer
+        if len(tokenizer.cache) > KEPT_WORDS:  # open_clip's own grows with every new word
             tokenizer.cache = dict(self._special)
         return (tokenizer.sot_token_id, *tokenizer.encode(prompt), tokenizer.eot_token_id)
 
     def _encode(self, prompt: str) -> tuple[int, ...]:
         row = self._ids(prompt) if len(prompt) <= _SHORT_PROMPT else self._tokenized(prompt)
         if len(row) > self.context_length:
-            raise BadClasses(
-                f"{_shorten(prompt)!r} has {len(row)} tokens,"
-                f" more than this model's {self.context_length}"
-            )
+            raise TooLong(prompt, len(row), self.context_length)
         return row
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -359,7 +356,3 @@ def _project(pooled: Tensor, projection: nn.Module | Tensor | None) -> Tensor:
 
 def _unit(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1)
-
-
-def _shorten(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"

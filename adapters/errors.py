@@ -1,5 +1,7 @@
 """Every error that this project raises on purpose descends from `RMAdapterError`."""
 
+_SHOWN = 60  # characters of a prompt in a message
+
 
 class RMAdapterError(Exception):
     """The root. `str(error)` is fit to be shown to the person who sent the input."""
@@ -15,6 +17,15 @@ class BadImage(RMAdapterError):
 
 class BadClasses(RMAdapterError):
     """Class names or a prompt template that cannot be used."""
+
+
+class TooLong(BadClasses):
+    """A prompt with more tokens than the text tower reads."""
+
+    def __init__(self, prompt: str, tokens: int, most: int) -> None:
+        shown = prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}…"
+        super().__init__(f"{shown!r} has {tokens} tokens, more than this model's {most}")
+        self.prompt = prompt
 
 
 class BadArtifact(RMAdapterError):

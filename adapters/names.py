@@ -54,9 +54,10 @@ def alike(
     first: dict[tuple[int, ...], str] = {}
     pairs = []
     for name in names:
-        before = first.setdefault(tuple(prompt_ids(name)), name)
-        if before is not name:
-            pairs.append((before, name))
+        ids = tuple(prompt_ids(name))
+        if ids in first:
+            pairs.append((first[ids], name))
+        first.setdefault(ids, name)
     return pairs
 
 

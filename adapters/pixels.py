@@ -62,6 +62,7 @@ _JPEG, _SCAN, _MAX_SCANS = b"\xff\xd8", b"\xff\xda", 500
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that Pillow unpacks, and fails at large ones
 _MAX_TEXT, _MAX_TEXTS = 2**20, 2**24  # bytes of one such chunk once unpacked, and of all
+_WHOLE = 1 << 20  # pixels of a side: no picture is scaled to it
 _END_OF_IMAGE, _BLOCK = b"\xff\xd9", 16  # of a JPEG: its last marker; rows of a block at most
 _ENOUGH = 0.95  # of a cut JPEG's rows, and a block: less is refused
 
@@ -120,6 +121,17 @@ def decode_image(
         raise BadImage(f"a JPEG of more than {_MAX_SCANS} scans")
     image, box = _open(data, spec.size, limits, warn)
     return _crop(image, box, spec)
+
+
+def read_picture(data: bytes) -> Image.Image:
+    """The whole picture upright, in 8-bit sRGB on white: what `decode_image` resizes and crops.
+
+    Raises:
+        BadImage: as `decode_image` does.
+    """
+    image, box = _open(data, _WHOLE, ImageLimits(), lambda _: None)
+    left, top, right, bottom = map(round, box)
+    return image.crop((left, top, right, bottom))
 
 
 def thumbnail(data: bytes, size: int, limits: ImageLimits = ImageLimits()) -> bytes:

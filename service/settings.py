@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     cors_origins: str = Field(
         "", description="origins whose pages may call the API from a browser, by commas; * is any"
     )
+    path_prefix: str = Field(
+        "", description="the path under which a proxy serves the API, such as /vision"
+    )
     max_body_bytes: int = Field(256 * 2**20, description="a request's body")
     max_image_bytes: int = Field(20 * 2**20, description="one picture as sent")
     max_image_pixels: int = Field(50_000_000, description="one picture unpacked")
@@ -152,6 +155,11 @@ class Settings(BaseSettings):
     def allowed_origins(self) -> list[str]:
         """The origins that a browser lets call the API."""
         return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+
+    def root_path(self) -> str:
+        """The proxy's prefix, with a slash before it and none behind it; or nothing."""
+        prefix = self.path_prefix.strip().strip("/")
+        return f"/{prefix}" if prefix else ""
 
     def environment(self) -> dict[str, str]:
         """These settings as the environment of a child process."""

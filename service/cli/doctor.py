@@ -13,7 +13,7 @@ import torch
 
 from adapters.errors import RMAdapterError
 from service.embedded.redis_server import find_server
-from service.records.store import RecordStore, connect
+from service.records.store import connect
 from service.settings import Settings
 from service.wiring import clip_of, records_of
 
@@ -105,14 +105,15 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         try:
             server = store.info("server")
             persistence = store.info("persistence")
+            memory = store.info("memory")
         except Exception as error:  # whatever redis-py raises for a wrong address or password
             yield Finding("Redis", "fail", f"{settings.redis_url}: {error}", mend)
             return
-        yield from _redis_facts(store, server, persistence)
+        yield from _redis_facts(server, persistence, memory)
 
 
 def _redis_facts(
-    store: RecordStore, server: dict[str, str], persistence: dict[str, int]
+    server: dict[str, str], persistence: dict[str, int], memory: dict[str, str]
 ) -> Iterator[Finding]:
     version = str(server["redis_version"])
     old = tuple(int(part) for part in version.split(".")[:2]) < _MIN_REDIS
@@ -121,7 +122,7 @@ def _redis_facts(
     if not persistence.get("aof_enabled"):
         mend = "redis-server --appendonly yes; without, a restart loses jobs and the latest uploads"
         yield Finding("Redis", "warn", "keeps nothing on disk at each write", mend)
-    policy = str(store.config_get("maxmemory-policy").get("maxmemory-policy", "noeviction"))
+    policy = memory.get("maxmemory_policy", "noeviction")  # INFO's: managed Redis refuses CONFIG
     if policy not in ("noeviction", "volatile-ttl", "volatile-lru", "volatile-lfu"):
         mend = "maxmemory-policy noeviction: records must not be thrown away"
         yield Finding("Redis", "fail", f"throws away records when full ({policy})", mend)

@@ -38,7 +38,9 @@ from service.errors import (
     problems_of,
 )
 from service.http.auth import Gate
-from service.http.middleware import BodyLimit, BodyLimits, Observe
+from service.http.document import generate, operation_id
+from service.http.forms import accept_extended_file_names
+from service.http.middleware import BodyLimit, BodyLimits, Observe, Prefix
 from service.http.routes import adapters, classify, datasets, docs, health, jobs, keys, tenants, web
 from service.http.schemas import ProblemOut
 from service.wiring import Components
@@ -98,6 +100,7 @@ def create_app(components: Components) -> FastAPI:
         yield
         components.engine.stop()
 
+    accept_extended_file_names()
     app = _bare(lifespan)
     app.state.components = components
     _include(app)
@@ -110,6 +113,7 @@ def create_app(components: Components) -> FastAPI:
             CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
         )
     app.add_middleware(Observe)
+    app.add_middleware(Prefix, prefix=components.settings.root_path())
     app.add_exception_handler(RMAdapterError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -121,11 +125,12 @@ def create_app(components: Components) -> FastAPI:
 
 def _bare(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     problem = {"model": ProblemOut, "content": {"application/problem+json": {}}}
-    return FastAPI(
+    app = FastAPI(
         title="rmadapter",
         summary="An image classifier of their own for every tenant, on one shared CLIP",
         version=__version__,
         lifespan=lifespan,
+        generate_unique_id_function=operation_id,
         openapi_tags=_TAGS,
         docs_url=None,  # service.http.routes.docs has pages without a CDN and without script
         redoc_url=None,
@@ -134,6 +139,8 @@ def _bare(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
             "5XX": problem | {"description": "failed here; `Retry-After` says when to come again"},
         },
     )
+    app.openapi = lambda: generate(app)  # type: ignore[method-assign]
+    return app
 
 
 def _include(app: FastAPI) -> None:

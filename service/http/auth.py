@@ -17,7 +17,7 @@ from starlette.types import Scope as ASGIScope
 
 from service import logs
 from service.errors import Forbidden, Unauthorized
-from service.http.middleware import PICTURE_PATHS
+from service.http.middleware import PICTURE_PATHS, route_path
 from service.inference.admission import Admission
 from service.records.tenants import Grant, Scope, hash_key
 from service.wiring import Components
@@ -100,7 +100,7 @@ class Gate:
         if _is_admin(self._components, given):
             return
         grant = _grant(scope, self._components, given)
-        path = scope["path"]
+        path = route_path(scope)
         if path == "/v1/tenants" or path.startswith("/v1/tenants/"):
             raise _needs_admin(grant)
         if grant.scope != "manage" and path not in PICTURE_PATHS:

@@ -9,16 +9,18 @@ _RUNNING = {"job": "job_0643a1b2c3d4e0123abcd", "state": "running", "adapter": "
 _DONE = _RUNNING | {"state": "succeeded", "version": 2, "published": True}
 
 
-def file_answer(media_type: str, description: str) -> Responses:
-    """The answer of a route that sends a file; its bytes are no example that a reader could use."""
-    return {200: {"description": description, "content": {media_type: {"schema": _BYTES}}}}
-
-
 def _text_answer(media_type: str, description: str, example: object) -> Responses:
     return {200: {"description": description, "content": {media_type: {"example": example}}}}
 
 
-_BYTES = {"type": "string", "format": "binary"}
+# A photo has a media type of its own, and generators of clients know no ranges such as image/*.
+PHOTO: Responses = {200: {"description": "the photo's bytes, in its own format"}}
+ARTIFACT: Responses = {
+    200: {
+        "description": "the bytes of a safetensors file",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
 HEALTHY = _text_answer("application/json", "alive", {"status": "alive"})
 READY = _text_answer(
     "application/json",

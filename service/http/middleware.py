@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs, metrics
@@ -20,6 +21,31 @@ PICTURE_PATHS = ("/classify", "/v1/classify", "/v1/embeddings")  # a classify ke
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # others would forge lines of a log
 _UNLOGGED = ("/healthz", "/readyz", "/metrics")  # asked every few seconds, by nobody
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # a client may make up any
+
+
+def route_path(scope: Scope) -> str:
+    """The path that a request asks for, without a proxy's prefix."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+class Prefix:
+    """Tells the router of a proxy's prefix, whether the proxy cut it off or left it."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app, self._prefix = app, prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, or answers it: see ASGI."""
+        if scope["type"] == "http" and self._prefix:
+            path = scope["path"]
+            if path == self._prefix:  # the console's page names its files beside itself
+                await RedirectResponse(f"{self._prefix}/", 308)(scope, receive, send)
+                return
+            if not path.startswith(f"{self._prefix}/"):
+                path = self._prefix + path
+            scope = {**scope, "path": path, "root_path": self._prefix}
+        await self._app(scope, receive, send)
 
 
 class Observe:
@@ -102,7 +128,7 @@ class BodyLimit:
             return
         headers = Headers(scope=scope)
         length = headers.get("content-length", "0")
-        limit = self._limits.limit(scope["path"], media_type_of(headers))
+        limit = self._limits.limit(route_path(scope), media_type_of(headers))
         received = 0
 
         async def receive_limited() -> Message:

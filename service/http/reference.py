@@ -90,7 +90,8 @@ def fragment(document: Json) -> str:
 
 _SIGN_IN = f"""<p>Send the tenant's key with each call: <code>Authorization: Bearer {_KEY}</code>.
 Calls on tenants take the admin key. In the examples, <code>{_KEY}</code> is the variable that
-holds it. Bodies and answers are JSON unless a call says otherwise.</p>"""
+holds it, and <code>{_URL}</code> stands for the server. Bodies and answers are JSON
+unless a call says otherwise.</p>"""
 
 Call = tuple[str, str, Json]
 
@@ -153,7 +154,7 @@ def _parameters(call: Json) -> str:
 
 
 def _parameter(given: Json) -> str:
-    says = _inline(given.get("description", ""))
+    says = _inline(given.get("description") or given["schema"].get("description", ""))
     if "default" in given["schema"] and given["schema"]["default"] is not None:
         says += f" (default {escape(str(given['schema']['default']))})"
     cells = (f"<code>{escape(given['name'])}</code>", given["in"], says)
@@ -166,7 +167,8 @@ def _answers(document: Json, call: Json) -> Iterator[str]:
             continue
         contents = response.get("content", {})
         if not contents:
-            yield f"<h4>Answer {status}</h4><p>Without a body.</p>"
+            says = "Without a body." if status == "204" else f"{response['description']}."
+            yield f"<h4>Answer {status}</h4>{_prose(says)}"
         for kind, content in contents.items():
             yield f"<h4>Answer {status}, {escape(kind)}</h4>"
             yield _answer(document, response, content)
@@ -175,7 +177,7 @@ def _answers(document: Json, call: Json) -> Iterator[str]:
 def _answer(document: Json, response: Json, content: Json) -> str:
     schema = content.get("schema", {})
     if schema.get("format") == "binary":
-        return _prose(f"The bytes of {response['description']}.")
+        return _prose(f"{response['description']}.")
     example = content.get("example", example_of(document, schema))
     if isinstance(example, str):
         return _pre(example)

@@ -419,6 +419,9 @@ def class_names(given: Any) -> Any:
         raise ValueError(f"no class names; give at least two, {_NAMES_EXAMPLE}")
     if not isinstance(given, list) or len(given) < 2:
         raise ValueError(f"give at least two names, {_NAMES_EXAMPLE}")
+    for i, name in enumerate(given):
+        if not isinstance(name, str):
+            raise ValueError(f"classes[{i}] is not text; give names {_NAMES_EXAMPLE}")
     return given
 
 
@@ -439,18 +442,9 @@ class ImageIn(_In):
     file: FileName | None = Field(None, description="a name for the answer")
 
 
-class ClassifyIn(_In):
-    """Omit `classes` to use the adapter's training classes, `adapter` for zero-shot."""
+class ClassifyOptions(_In):
+    """How photos are classified: all of a request but the photos."""
 
-    model_config = _example(
-        {
-            "images": [{"b64": "/9j/4AAQSkZJRg…", "file": "photo.jpg"}],
-            "classes": ["rose", "tulip", "thistle"],
-            "adapter": "flowers",
-        }
-    )
-
-    images: Annotated[list[ImageIn], Field(fail_fast=True)] = []
     classes: Annotated[
         Annotated[list[Words], Field(fail_fast=True)] | None,
         BeforeValidator(lambda given: None if given is None else class_names(given)),
@@ -462,6 +456,20 @@ class ClassifyIn(_In):
     )
     top_k: int | None = Field(None, ge=1)
     min_score: float | None = Field(None, ge=0, le=1)
+
+
+class ClassifyIn(ClassifyOptions):
+    """Omit `classes` to use the adapter's training classes, `adapter` for zero-shot."""
+
+    model_config = _example(
+        {
+            "images": [{"b64": "/9j/4AAQSkZJRg…", "file": "photo.jpg"}],
+            "classes": ["rose", "tulip", "thistle"],
+            "adapter": "flowers",
+        }
+    )
+
+    images: Annotated[list[ImageIn], Field(fail_fast=True)] = []
 
 
 class PredictionOut(BaseModel):

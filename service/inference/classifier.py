@@ -23,7 +23,7 @@ from adapters.classify import (
     scores,
 )
 from adapters.clip import FrozenCLIP
-from adapters.errors import BadImage
+from adapters.errors import BadImage, TooLong
 from adapters.pixels import ImageLimits, Pixels, decode_image
 from service import metrics, tracing
 from service.caches import BoundedCache
@@ -165,7 +165,11 @@ class Classifier:
                     raise Invalid("an input is not a picture", Problem(f"input[{i}]", str(picture)))
                 contents.append(picture)
             texts = [content for content in contents if isinstance(content, str)]
-            lengths = await self._lengths(tenant, texts)
+            try:
+                lengths = await self._lengths(tenant, texts)
+            except TooLong as error:
+                where = f"input[{inputs.index(error.prompt)}]"
+                raise Invalid("an input is too long", Problem(where, str(error))) from error
             pixels = [content for content in contents if not isinstance(content, str)]
             async with self.lease(version) as lease:
                 read = await self._prompt_features(tenant, lease, lengths)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
@@ -41,7 +42,7 @@ class Blobs:
         self._store: ObjectStore
         self._folder: Path | None = None
         if url.startswith("file://"):
-            self._folder = Path(url.removeprefix("file://"))
+            self._folder = _folder(url)
             self._store = LocalStore(self._folder, mkdir=True, automatic_cleanup=True)
         else:
             self._store = from_url(
@@ -106,6 +107,19 @@ class Blobs:
         except NotFoundError:  # gone already: a folder says so, S3 does not
             for path in paths if len(paths) > 1 else ():
                 self._delete([path])
+
+
+def _folder(url: str) -> Path:
+    """The folder of a file:// URL, whose spaces and letters may be percent-encoded.
+
+    Earlier releases did not decode the URL and made a folder of its encoded name. It is renamed.
+    """
+    written = Path(url.removeprefix("file://"))
+    folder = Path(unquote(str(written)))
+    if folder != written and written.is_dir() and not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        written.rename(folder)
+    return folder
 
 
 def _s3(keys: tuple[str, str] | None) -> "S3Config":

@@ -16,11 +16,16 @@ export const key = {
   clear: () => sessionStorage.removeItem(KEY),
 };
 
+/** The address of a path of the API: beside this page, so that a proxy's prefix is kept. */
+export function address(path) {
+  return new URL(path.replace(/^\//, ""), document.baseURI);
+}
+
 async function send(path, options = {}) {
   const headers = { Authorization: `Bearer ${key.get()}`, ...options.headers };
   let response;
   try {
-    response = await fetch(path, { ...options, headers });
+    response = await fetch(address(path), { ...options, headers });
   } catch {
     throw new Refused(0, { detail: "The service does not answer. Is it running?" });
   }
@@ -46,10 +51,9 @@ export async function all(path, most = Infinity) {
   const items = [];
   let cursor = null;
   do {
-    const url = new URL(path, location.origin);
-    url.searchParams.set("limit", Math.min(1000, most));
-    if (cursor) url.searchParams.set("cursor", cursor);
-    const page = await call("GET", url.pathname + url.search);
+    const query = new URLSearchParams({ limit: Math.min(1000, most) });
+    if (cursor) query.set("cursor", cursor);
+    const page = await call("GET", `${path}${path.includes("?") ? "&" : "?"}${query}`);
     items.push(...page.items);
     cursor = page.cursor;
   } while (cursor && items.length < most);

@@ -45,14 +45,19 @@ export async function classifier({ argument: name, manages }) {
     try {
       await action();
       adapter = await call("GET", path);
-    } catch (error) { problem.show(error); }
+    } catch (error) {
+      if (error.status === 404) { location.hash = "#/classifiers"; return; } // its last version went
+      problem.show(error);
+    }
+    if (!adapter.versions.some((v) => v.version === shown)) {
+      shown = adapter.live ?? adapter.versions[0].version;
+    }
     render();
   }
   const publish = (number) => change(() => call("PUT", `${path}/live`, { version: number }));
   const remove = (number) => change(async () => {
     if (await confirmed(`Delete version ${number}? It cannot be brought back.`, "Delete")) {
       await call("DELETE", `${path}/versions/${number}`);
-      if (shown === number) shown = adapter.live ?? adapter.versions[0].version;
     }
   });
   render();

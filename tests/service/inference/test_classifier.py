@@ -28,7 +28,7 @@ def test_a_floods_pictures_leave_threads_for_another_tenants(
             release.wait(30)
         return np.zeros((3, 224, 224), np.uint8)
 
-    monkeypatch.setattr(classifier, "decode", decode)
+    monkeypatch.setattr(classifier, "decode_image", decode)
     made = Classifier(clip, None, None, Limits(ImageLimits(), 9, 9, 9.0), 4, 9)
 
     async def run() -> None:
@@ -56,7 +56,7 @@ def test_one_who_hangs_up_keeps_its_turn_until_its_work_has_ended(
             running[0] -= 1
         return np.zeros((3, 224, 224), np.uint8)
 
-    monkeypatch.setattr(classifier, "decode", decode)
+    monkeypatch.setattr(classifier, "decode_image", decode)
     made = Classifier(clip, None, None, Limits(ImageLimits(), 9, 9, 9.0), 4, 9)
 
     async def run() -> None:
@@ -91,7 +91,7 @@ def test_a_slot_is_held_for_the_devices_work_and_not_while_pictures_are_decoded(
         happened.append("decoded")
         raise BadImage("no picture")
 
-    monkeypatch.setattr(classifier, "decode", decode)
+    monkeypatch.setattr(classifier, "decode_image", decode)
     made = Classifier(clip, None, Tiers(), Limits(ImageLimits(), 9, 9, 9.0), 4, 9)
     monkeypatch.setattr(made, "text_features_of", AsyncMock())
     question = Question(
