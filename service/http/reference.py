@@ -81,7 +81,7 @@ def fragment(document: Json) -> str:
     """
     parts = [_SIGN_IN]
     for tag, calls in _by_tag(document):
-        parts.append(f'<h2 id="{_anchor(tag["name"])}">{escape(tag["name"].capitalize())}</h2>')
+        parts.append(f'<h2 id="{_tag_anchor(tag["name"])}">{escape(tag["name"].capitalize())}</h2>')
         parts.append(_prose(tag.get("description", "")))
         parts += [_call(document, method, path, call) for method, path, call in calls]
     parts.append(_refusals(document))
@@ -114,11 +114,15 @@ def _links(tag: str, calls: list[Call]) -> str:
         for _, _, call in calls
     )
     name = escape(tag.capitalize())
-    return f'<li><a href="#{_anchor(tag)}">{name}</a><ul>{links}</ul></li>'
+    return f'<li><a href="#{_tag_anchor(tag)}">{name}</a><ul>{links}</ul></li>'
 
 
 def _anchor(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _tag_anchor(tag: str) -> str:
+    return f"calls-{_anchor(tag)}"  # a call may have its tag's name
 
 
 def _prose(text: str) -> str:

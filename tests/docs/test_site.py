@@ -28,12 +28,12 @@ class Page(HTMLParser):
         super().__init__()
         self.loads: set[str] = set()
         self.links: set[str] = set()
-        self.ids: set[str] = set()
+        self.ids: list[str] = []
         self.feed(file.read_text())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
-        self.ids |= {given[name] for name in ("id", "name") if name in given}
+        self.ids += [given["id"]] if "id" in given else []
         if address := given.get(LOADED.get(tag, "")):
             self.loads.add(address)
         if tag == "a" and "href" in given:
@@ -69,6 +69,7 @@ def test_nothing_is_loaded_from_another_host(site: Path, pages: dict[Path, Page]
 
 def test_every_link_inside_the_site_leads_to_a_file_and_an_anchor(pages: dict[Path, Page]) -> None:
     for file, page in pages.items():
+        assert len(page.ids) == len(set(page.ids)), file
         for link in page.links | page.loads:
             path, anchor = urldefrag(unquote(link))
             if re.match(r"\w+:|//", path):

@@ -65,7 +65,7 @@ _FORM: dict[str, Any] = {
             "items": {"type": "string", "example": "a photo of a {}."},
             "description": "repeated: a class's feature is the mean over its prompts",
         },
-        "top_k": {"type": "integer"},
+        "top_k": {"type": "integer", "description": "only so many predictions, the best"},
         "min_score": {"type": "number", "description": "label is null below it"},
     },
 }
@@ -85,8 +85,8 @@ _BODY = {
 }
 
 
+@router.post("/classify", summary="Classify, by its older path", openapi_extra=_BODY)
 @router.post("/v1/classify", openapi_extra=_BODY)
-@router.post("/classify", openapi_extra=_BODY)
 async def classify(
     request: Request,
     response: Response,

@@ -26,14 +26,14 @@ class Addresses(HTMLParser):
     def __init__(self, html: str) -> None:
         super().__init__()
         self.found: list[str] = []
-        self.ids: set[str] = set()
+        self.ids: list[str] = []
         self.inline: list[str] = []
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
         self.found += [given[name] for name in ("src", "href", "srcset") if name in given]
-        self.ids |= {given["id"]} if "id" in given else set()
+        self.ids += [given["id"]] if "id" in given else []
         self.inline += [name for name in given if name.startswith("on") or name == "style"]
         if tag == "style" or (tag == "script" and "src" not in given):
             self.inline.append(tag)
@@ -99,7 +99,8 @@ def test_redoc_leads_to_docs(pages: dict[str, httpx.Response]) -> None:
 def test_the_reference_shows_every_call_and_links_lead_to_anchors() -> None:
     html = page(MADE)
     parsed = Addresses(html)
-    assert {to[1:] for to in parsed.found if to.startswith("#")} <= parsed.ids
+    assert {to[1:] for to in parsed.found if to.startswith("#")} <= set(parsed.ids)
+    assert len(parsed.ids) == len(set(parsed.ids))
     for path, method in CALLS:
         assert f"<code>{method.upper()} {path}</code>" in html
 
