@@ -31,8 +31,9 @@ gpu: setup  ## what a GPU changes: its tests, then every speed figure on it
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python -m tests.benchmarks
 
+# Not --quiet: then warnings are not counted, and a dead link fails nothing.
 docs: .venv/.docs  ## docs/ as a site, into site/; fails on a dead link
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet \
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict \
 		--config-file docs/site/mkdocs.yml --site-dir $(CURDIR)/site
 
 .venv/.docs: .venv/.done
