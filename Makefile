@@ -1,4 +1,4 @@
-.PHONY: setup demo serve test soak check audit bench gpu lock
+.PHONY: setup demo serve test soak check audit bench gpu docs lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +12,7 @@ setup: .venv/.done
 	$(BIN)/python -m pip install --quiet --editable '.[embedded,cpu,dev]'
 	touch $@
 
-demo: setup  ## starts the service, fits on carried photos, prints a table
+demo: setup  ## starts the service, fits on bundled sample photos, prints a table
 	$(BIN)/python -m service.demo
 
 serve: setup  ## rmadapter up
@@ -30,6 +30,15 @@ gpu: setup  ## what a GPU changes: its tests, then every speed figure on it
 	sees no GPU here; .venv/bin/rmadapter doctor says more"); print(torch.cuda.get_device_name())'
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python -m tests.benchmarks
+
+# Not --quiet: then warnings are not counted, and a dead link fails nothing.
+docs: .venv/.docs  ## docs/ as a site, into site/; fails on a dead link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict \
+		--config-file docs/site/mkdocs.yml --site-dir $(CURDIR)/site
+
+.venv/.docs: .venv/.done
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
 
 soak: setup  ## kills, isolation, overload, fuzzing: hours; make soak SOAK="--minutes 5 --rounds 10"
 	$(BIN)/python -m tests.soak $(SOAK)

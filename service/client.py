@@ -48,7 +48,7 @@ def create_dataset(name: str) -> Call:
 
 
 def upload_archive(dataset: str, name: str, archive: Any) -> Call:
-    """A zip or tar with a folder a class: an open file or its bytes."""
+    """A zip or tar with a folder per class: an open file or its bytes."""
     return Call("POST", f"/v1/datasets/{dataset}/images", {"files": {"archive": (name, archive)}})
 
 
@@ -132,7 +132,7 @@ class Client:
         return str(self._do(create_dataset(name))["dataset"])
 
     def upload_archive(self, dataset: str, archive: Path) -> Json:
-        """A zip or tar with a folder a class."""
+        """A zip or tar with a folder per class."""
         with archive.open("rb") as stream:
             answer: Json = self._do(upload_archive(dataset, archive.name, stream))
         return answer
@@ -227,7 +227,7 @@ class AsyncClient:
         return str((await self._do(create_dataset(name)))["dataset"])
 
     async def upload_archive(self, dataset: str, archive: Path) -> Json:
-        """A zip or tar with a folder a class."""
+        """A zip or tar with a folder per class."""
         answer: Json = await self._do(upload_archive(dataset, archive.name, archive.read_bytes()))
         return answer
 

@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     max_classes: int = Field(1000, description="class names of one request")
     max_archive_entries: int = Field(20_000, description="files of one uploaded archive")
     max_archive_bytes: int = Field(2 * 2**30, description="one uploaded archive unpacked")
-    min_images: int = Field(1, description="pictures a class needs for a fit")
+    min_images: int = Field(1, description="photos per class that a fit needs")
     max_tenant_images: int = Field(200_000, description="pictures of one tenant")
     max_tenant_bytes: int = Field(50 * 2**30, description="their bytes as sent")
     max_tenant_datasets: int = Field(1000, description="data sets of one tenant")

@@ -1,4 +1,4 @@
-"""What tests share: one CLIP, the carried photos, a real Redis, the service over real HTTP."""
+"""What tests share: one CLIP, the bundled photos, a real Redis, the service over real HTTP."""
 
 import logging
 import os
@@ -44,7 +44,7 @@ def clip() -> FrozenCLIP:
 
 @pytest.fixture(scope="session")
 def samples() -> list[Sample]:
-    """The carried photos: 8 classes, 24 each."""
+    """The bundled photos: 8 classes, 24 each."""
     return list(read_samples(PHOTOS))
 
 

@@ -1,6 +1,6 @@
 // Photos to a classifier and an answer, from Node 20 or newer, without packages.
 //   KEY=… FOLDER=./flowers PHOTO=photo.jpg node docs/examples/classify.mjs
-// FOLDER holds a folder a class. URL names the service, http://localhost:8000 if unset.
+// FOLDER holds a folder per class. URL names the service, http://localhost:8000 if unset.
 import { readFile, readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 

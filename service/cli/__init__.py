@@ -46,12 +46,12 @@ import_app = typer.Typer(no_args_is_help=True, help="Photos that another tool ha
 app.add_typer(tenants_app, name="tenants")
 app.add_typer(keys_app, name="keys")
 app.add_typer(import_app, name="import")
-app.add_typer(evaluate_app, name="evaluate", help="The paper's protocols, with its peers.")
+app.add_typer(evaluate_app, name="evaluate", help="The paper's protocols, beside the baselines.")
 
 _CLASSIFY_AT_ONCE = 32  # pictures of one request
 
 Adapter = Annotated[str, typer.Option(help="the adapter's name")]
-DatasetName = Annotated[str | None, typer.Option(help="of the new data set")]
+DatasetName = Annotated[str | None, typer.Option(help="the name of the new data set")]
 
 
 def _print_version(asked: bool) -> None:
@@ -93,7 +93,7 @@ def up(
 
 @app.command()
 def serve() -> None:
-    """An API server alone, against RMADAPTER_REDIS_URL and RMADAPTER_BLOB_URL."""
+    """Starts an API server alone, on RMADAPTER_REDIS_URL and RMADAPTER_BLOB_URL."""
     from adapters.malloc import keep_freed_memory
     from service.http.server import listen, serve_app
     from service.wiring import open_components
@@ -109,7 +109,7 @@ def serve() -> None:
 def worker(
     parent: Annotated[int | None, typer.Option(hidden=True, help="end when it does")] = None,
 ) -> None:
-    """A training worker alone, against the same. SIGTERM: ends the fit in hand, then stops."""
+    """Starts a worker alone, on the same. After SIGTERM it finishes the fit in hand, then stops."""
     from adapters.malloc import keep_freed_memory
     from service.worker import run
 
@@ -129,10 +129,14 @@ def _observed(settings: Settings, name: str) -> Settings:
 def fit(
     adapter: Adapter,
     source: Annotated[
-        Path | None, typer.Argument(help="a folder, zip or tar with a folder a class")
+        Path | None, typer.Argument(help="a folder, zip or tar with a folder per class")
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="or a data set that is there")] = None,
-    if_better: Annotated[bool, typer.Option(help="publish only if not worse")] = False,
+    dataset: Annotated[
+        str | None, typer.Option(help="the id of a data set, instead of SOURCE")
+    ] = None,
+    if_better: Annotated[
+        bool, typer.Option(help="publish only if not worse than the live version")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Uploads labelled photos, fits an adapter and publishes it.
@@ -157,10 +161,14 @@ def fit(
 
 @app.command()
 def classify(
-    images: Annotated[list[Path], typer.Argument(help="pictures")],
-    classes: Annotated[str | None, typer.Option(help="names, by commas")] = None,
-    adapter: Annotated[str | None, typer.Option(help="without: zero-shot")] = None,
-    min_score: Annotated[float | None, typer.Option(help="below it: none of these")] = None,
+    images: Annotated[list[Path], typer.Argument(help="photos")],
+    classes: Annotated[str | None, typer.Option(help="class names, separated by commas")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="the adapter's name; omit it for zero-shot")
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="a lower score answers none of these")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Classifies photos.
@@ -206,7 +214,7 @@ def _version_rows(adapter: Json) -> Iterator[tuple[Cell, ...]]:
 @app.command()
 def datasets(as_json: JsonFlag = False) -> None:
     """Lists data sets."""
-    show_list("/v1/datasets", as_json, ("data set", "name", "pictures", "classes"), _dataset_rows)
+    show_list("/v1/datasets", as_json, ("data set", "name", "photos", "classes"), _dataset_rows)
 
 
 def _dataset_rows(dataset: Json) -> Iterator[tuple[Cell, ...]]:
@@ -217,9 +225,9 @@ def _dataset_rows(dataset: Json) -> Iterator[tuple[Cell, ...]]:
 @app.command()
 def publish(
     adapter: Annotated[str, typer.Argument(help="its name")],
-    version: Annotated[int, typer.Argument(help="a newer one, or an older one to roll back")],
+    version: Annotated[int, typer.Argument(help="a newer version, or an older one to roll back")],
 ) -> None:
-    """Makes a version answer, without a missed request.
+    """Makes a version live. No request is missed.
 
     Example: rmadapter publish flowers 2
     """
@@ -245,7 +253,7 @@ def import_custom_vision(
     name: DatasetName = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """An Azure Custom Vision project's images and tags.
+    """Uploads the photos and tags of an Azure Custom Vision project.
 
     Example: rmadapter import custom-vision ./export
     """
@@ -254,13 +262,13 @@ def import_custom_vision(
 
 @import_app.command("csv")
 def import_csv(
-    file: Annotated[Path, typer.Argument(help="a line a photo, with a header")],
+    file: Annotated[Path, typer.Argument(help="one line per photo, with a header")],
     image: Annotated[str, typer.Option(help="the column of paths, from the file on")] = "image",
     label: Annotated[str, typer.Option(help="the column of classes")] = "label",
     name: DatasetName = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Photos and classes of a CSV file.
+    """Uploads the photos and classes of a CSV file.
 
     Example: rmadapter import csv labels.csv --image path --label species
     """
@@ -269,11 +277,11 @@ def import_csv(
 
 @import_app.command("folder")
 def import_folder(
-    path: Annotated[Path, typer.Argument(help="a folder a class")],
+    path: Annotated[Path, typer.Argument(help="a folder with a folder per class")],
     name: DatasetName = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """A folder a class, as torchvision's ImageFolder has it.
+    """Uploads a folder per class, as torchvision's ImageFolder has it.
 
     Example: rmadapter import folder ./flowers
     """
@@ -286,7 +294,7 @@ def import_coco(
     name: DatasetName = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Photos of a COCO file whose annotations agree on one class.
+    """Uploads the photos of a COCO file whose annotations agree on one class.
 
     Example: rmadapter import coco annotations.json
     """
@@ -311,7 +319,7 @@ def _import(path: Path, name: str | None, as_json: bool, read: Callable[[Path], 
 
 @app.command()
 def doctor(as_json: JsonFlag = False) -> None:
-    """Checks GPU, ONNX Runtime, model, Redis, blob store, disk and key, and says what to mend.
+    """Checks GPU, ONNX Runtime, model, Redis, blob store, disk and key; says what to fix.
 
     Example: RMADAPTER_REDIS_URL=redis://redis:6379 rmadapter doctor
     """
@@ -324,7 +332,7 @@ def doctor(as_json: JsonFlag = False) -> None:
         print_json([asdict(finding) for finding in found])
     else:
         rows = [(coloured(f.state), f.what, f.says, f.mend) for f in found]
-        out.print(table_of(("", "what", "found", "to mend"), rows))
+        out.print(table_of(("", "what", "found", "to fix"), rows))
     if any(finding.state == "fail" for finding in found):
         raise typer.Exit(1)
 
@@ -341,8 +349,10 @@ def openapi() -> None:
 
 
 @app.command()
-def backup(file: Annotated[Path, typer.Argument(help="a tar file; …gz: compressed")]) -> None:
-    """Writes all tenants' pictures, adapters and hashes of keys into one file; all may run on.
+def backup(
+    file: Annotated[Path, typer.Argument(help="a tar file; compressed if named …gz")],
+) -> None:
+    """Writes a backup of all tenants into one file; servers and workers keep running.
 
     Example: rmadapter backup rmadapter.tar
     """
@@ -363,9 +373,9 @@ def backup(file: Annotated[Path, typer.Argument(help="a tar file; …gz: compres
 
 @app.command()
 def restore(
-    file: Annotated[Path | None, typer.Argument(help="what `backup` wrote")] = None,
+    file: Annotated[Path | None, typer.Argument(help="a file that `backup` wrote")] = None,
 ) -> None:
-    """Makes an emptied Redis anew from the blob store; with FILE, an empty deployment from it."""
+    """Rebuilds Redis from the object store; with FILE, an empty deployment from a backup."""
     from service.embedded import stopped
     from service.records.backup import restore_backup
     from service.records.restore import restore as run_restore

@@ -1,4 +1,4 @@
-"""`rmadapter doctor`: what this machine and the settings have, and what to mend."""
+"""`rmadapter doctor`: what this machine and the settings have, and what to fix."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""`rmadapter evaluate …`: the method beside its peers, under the field's protocols."""
+"""`rmadapter evaluate …`: the method beside the baselines, under the field's protocols."""
 
 # ruff: noqa: PLR0913, PLR0917 - a command's options are its arguments
 
@@ -20,25 +20,27 @@ if TYPE_CHECKING:
     from adapters.clip import FrozenCLIP
     from training.protocols import OnFit, Plan, Result
 
-evaluate_app = typer.Typer(no_args_is_help=True, help="Accuracy beside peers and the paper.")
+evaluate_app = typer.Typer(
+    no_args_is_help=True, help="Accuracy beside the baselines and the paper."
+)
 
 _ALL = "zero-shot,lp++,tip-adapter-f,clip-lora,mma,rmadapter"
 
-Data = Annotated[Path, typer.Option(help="a zip, a folder a class, or CoOp's layout")]
+Data = Annotated[Path, typer.Option(help="a zip, a folder per class, or CoOp's layout")]
 Source = Annotated[Path, typer.Option("--data", help="what to train on, as in base-to-novel")]
 Targets = Annotated[list[Path], typer.Option("--target", help="what to test on; repeatable")]
-Methods = Annotated[str, typer.Option(help="names, by commas")]
-Seeds = Annotated[str, typer.Option(help="numbers, by commas")]
-Shots = Annotated[int, typer.Option(min=1, help="training pictures a class")]
+Methods = Annotated[str, typer.Option(help="names, separated by commas")]
+Seeds = Annotated[str, typer.Option(help="numbers, separated by commas")]
+Shots = Annotated[int, typer.Option(min=1, help="training photos per class")]
 LoraSteps = Annotated[
     int | None,
-    typer.Option(min=1, help="CLIP-LoRA's steps a shot; unset: its paper's 500"),
+    typer.Option(min=1, help="CLIP-LoRA's steps per shot; unset: its paper's 500"),
 ]
 Model = Annotated[str, typer.Option(help="bundled, or open_clip's name")]
 Pretrained = Annotated[str | None, typer.Option(help="open_clip's tag or a file")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, …")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines")]
-Plot = Annotated[Path | None, typer.Option(help="writes a picture of the results, PNG")]
+Plot = Annotated[Path | None, typer.Option(help="a PNG file to draw the results into")]
 Ablation = Literal["losses", "sharing", "layers"]
 
 
@@ -52,7 +54,10 @@ def base_to_novel(
     pretrained: Pretrained = None,
     device: Device = "cpu",
     lora_steps: LoraSteps = None,
-    ablation: Annotated[Ablation | None, typer.Option(help="the paper's rows instead")] = None,
+    ablation: Annotated[
+        Ablation | None,
+        typer.Option(help="losses, sharing or layers: the paper's ablation instead"),
+    ] = None,
     as_json: AsJson = False,
     plot: Plot = None,
 ) -> None:
@@ -82,7 +87,7 @@ def few_shot(
     data: Data,
     methods: Methods = _ALL,
     seeds: Seeds = "1,2,3",
-    shots: Annotated[str, typer.Option(help="numbers, by commas")] = "1,2,4,8,16",
+    shots: Annotated[str, typer.Option(help="numbers, separated by commas")] = "1,2,4,8,16",
     model: Model = "bundled",
     pretrained: Pretrained = None,
     device: Device = "cpu",
@@ -90,7 +95,7 @@ def few_shot(
     as_json: AsJson = False,
     plot: Plot = None,
 ) -> None:
-    """Trains and tests on all classes, at several numbers of pictures.
+    """Trains and tests on all classes, at several numbers of photos per class.
 
     Example: rmadapter evaluate few-shot --data caltech101.zip --shots 1,4,16
     """
@@ -170,7 +175,9 @@ def domain_generalization(
 @evaluate_app.command()
 def paper(
     data: Annotated[Path, typer.Option(help="the folder that holds CoOp's data sets")],
-    output: Annotated[Path, typer.Option(help="one JSON line a data set")] = Path("paper.jsonl"),
+    output: Annotated[Path, typer.Option(help="a file with one JSON line per data set")] = Path(
+        "paper.jsonl"
+    ),
     methods: Methods = "rmadapter",
     seeds: Seeds = "1,2,3",
     shots: Shots = 16,
@@ -278,7 +285,16 @@ def _show(
 
 def _table(results: "Sequence[Result]") -> Table:
     """Without the columns that this protocol leaves empty."""
-    columns = ("method", "shots", "target", "base", "novel", "hm", "seconds", "parameters")
+    columns = (
+        "method",
+        "shots",
+        "target",
+        "base",
+        "novel",
+        "hm",
+        "seconds",
+        "trainable parameters",
+    )
     rows = [_row(result) for result in results]
     used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
     return table_of([columns[i] for i in used], ([row[i] for i in used] for row in rows))

@@ -12,7 +12,7 @@ keys_app = typer.Typer(no_args_is_help=True, help="API keys of your tenant.")
 
 @tenants_app.command("list")
 def list_tenants(as_json: JsonFlag = False) -> None:
-    """All tenants."""
+    """Lists all tenants."""
     show_list(
         "/v1/tenants",
         as_json,
@@ -23,33 +23,37 @@ def list_tenants(as_json: JsonFlag = False) -> None:
 
 
 @tenants_app.command("create")
-def create_tenant(name: str) -> None:
-    """Makes a tenant and prints its key, this once."""
+def create_tenant(name: Annotated[str, typer.Argument(help="a name for people")]) -> None:
+    """Makes a tenant and prints its API key, this once.
+
+    Example: rmadapter tenants create "Meadow Ltd"
+    """
     with errors(), connected(admin=True) as client:
         print_json(client.call("POST", "/v1/tenants", json={"name": name}))
 
 
 @tenants_app.command("rotate")
-def rotate_key(tenant: str) -> None:
-    """A new key for a tenant; the old one ends at once."""
+def rotate_key(tenant: Annotated[str, typer.Argument(help="the tenant's id")]) -> None:
+    """Makes a new key for a tenant; the old ones end at once."""
     with errors(), connected(admin=True) as client:
         print_json(client.call("POST", f"/v1/tenants/{tenant}/keys"))
 
 
 @tenants_app.command("erase")
 def erase_tenant(
-    tenant: str, yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False
+    tenant: Annotated[str, typer.Argument(help="the tenant's id")],
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
 ) -> None:
     """Erases a tenant with all its data."""
     if not yes:
-        typer.confirm(f"Erase {tenant} with all its pictures and adapters?", abort=True)
+        typer.confirm(f"Erase {tenant} with all its photos and adapters?", abort=True)
     with errors(), connected(admin=True) as client:
         client.call("DELETE", f"/v1/tenants/{tenant}")
 
 
 @keys_app.command("list")
 def list_keys(as_json: JsonFlag = False) -> None:
-    """The keys by their ids; the keys themselves are not kept."""
+    """Lists keys by id; the keys themselves are not kept."""
     show_list(
         "/v1/keys",
         as_json,

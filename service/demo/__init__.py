@@ -1,1 +1,1 @@
-"""The demo: carried photos, and a walk through the service with them."""
+"""The demo: bundled sample photos, and a walk through the service with them."""

@@ -1,4 +1,4 @@
-"""`make demo`: from nothing to a classifier of one's own, over HTTP, with carried photos.
+"""`make demo`: from nothing to a classifier, over HTTP, with the bundled sample photos.
 
 Starts the service as `rmadapter up` does, uploads 16 photos of each of six classes, fits, and
 classifies photos that the fit never saw: of the six classes, and of two whose names were not in it.
@@ -29,7 +29,7 @@ _START_SECONDS = 120.0  # loading CLIP takes a few, on a cold disk more
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The carried photos by class: those to fit on, and those to test with."""
+    """The bundled photos by class: those to fit on, and those to test with."""
 
     fit: dict[str, list[Path]]
     test: dict[str, list[Path]]

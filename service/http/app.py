@@ -41,7 +41,7 @@ from service.http.auth import Gate
 from service.http.document import generate, operation_id
 from service.http.forms import accept_extended_file_names
 from service.http.middleware import BodyLimit, BodyLimits, Observe, Prefix
-from service.http.routes import adapters, classify, datasets, health, jobs, keys, tenants, web
+from service.http.routes import adapters, classify, datasets, docs, health, jobs, keys, tenants, web
 from service.http.schemas import ProblemOut
 from service.wiring import Components
 
@@ -63,6 +63,24 @@ _STATUS: dict[type[RMAdapterError], tuple[int, str]] = {
     DoesNotFit: (500, "Adapter does not fit this server"),
     Unavailable: (503, "Unavailable"),
 }
+_TAGS = [
+    {"name": "classify", "description": "Answers for photos and texts. Any key of a tenant."},
+    {
+        "name": "data sets",
+        "description": "Labelled photos, to fit an adapter on. Needs a `manage` key.",
+    },
+    {
+        "name": "jobs",
+        "description": "A job is one fit, which a worker runs. Needs a `manage` key.",
+    },
+    {
+        "name": "adapters",
+        "description": "What a fit makes: an adapter has versions, and one of them is live.",
+    },
+    {"name": "keys", "description": "A tenant's own API keys. Needs a `manage` key."},
+    {"name": "tenants", "description": "For the administrator. Needs the admin key."},
+    {"name": "health", "description": "For balancers and monitoring. Needs no key."},
+]
 _FIELD: dict[type[RMAdapterError], str] = {BadClasses: "classes", BadDataset: "dataset"}
 
 
@@ -87,6 +105,7 @@ def create_app(components: Components) -> FastAPI:
     app.state.components = components
     _include(app)
     web.mount(app)
+    docs.mount(app)
     app.add_middleware(Gate, components=components)
     app.add_middleware(BodyLimit, limits=BodyLimits.of(components.settings))
     if origins := components.settings.allowed_origins():
@@ -112,7 +131,13 @@ def _bare(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         version=__version__,
         lifespan=lifespan,
         generate_unique_id_function=operation_id,
-        responses={"4XX": problem, "5XX": problem},
+        openapi_tags=_TAGS,
+        docs_url=None,  # service.http.routes.docs has pages without a CDN and without script
+        redoc_url=None,
+        responses={
+            "4XX": problem | {"description": "refused; `errors` names the fields"},
+            "5XX": problem | {"description": "failed here; `Retry-After` says when to come again"},
+        },
     )
     app.openapi = lambda: generate(app)  # type: ignore[method-assign]
     return app

@@ -443,12 +443,12 @@ class ImageIn(_In):
 
 
 class ClassifyOptions(_In):
-    """How pictures are classified: all of a request but the pictures."""
+    """How photos are classified: all of a request but the photos."""
 
     classes: Annotated[
         Annotated[list[Words], Field(fail_fast=True)] | None,
         BeforeValidator(lambda given: None if given is None else class_names(given)),
-    ] = Field(None, description="at least two names; unset: the adapter's own")
+    ] = Field(None, description="at least two names; unset: the adapter's training classes")
     adapter: Text | None = None
     version: int | None = Field(None, ge=1)
     template: Template | Annotated[list[Template], Field(max_length=100)] | None = Field(
@@ -459,7 +459,7 @@ class ClassifyOptions(_In):
 
 
 class ClassifyIn(ClassifyOptions):
-    """`classes` unset: the adapter's own. `adapter` unset: zero-shot."""
+    """Omit `classes` to use the adapter's training classes, `adapter` for zero-shot."""
 
     model_config = _example(
         {

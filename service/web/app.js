@@ -36,8 +36,8 @@ async function show() {
     announce(page.title);
   } catch (error) {
     if (signal.aborted) return;
-    if (error.status === 401) return leave("That key is not known here any more.");
-    main.replaceChildren(h("h1", {}, "That did not work"),
+    if (error.status === 401) return leave("That key is no longer valid.");
+    main.replaceChildren(h("h1", {}, "Something went wrong"),
       h("p", { class: "problem", role: "alert" }, error.message));
     if (!(error instanceof Refused)) console.error(error);
   }

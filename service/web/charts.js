@@ -48,7 +48,7 @@ export function scoreBars(predictions, most = 8) {
         svg("rect", { width: Math.max(0.4, 100 * p.score), height: 4, class: "fill strong" })))));
 }
 
-/** What was called what: rows are what pictures are, columns what they were called. */
+/** The confusion matrix: a row for each label, a column for each answer. */
 export function confusion(report) {
   const names = report.classes.map((c) => c.name);
   const cells = (row, i) => row.map((n, j) => {
@@ -58,7 +58,7 @@ export function confusion(report) {
   });
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Confusion matrix" },
     h("table", { class: "confusion" },
-      h("caption", {}, "Rows: what the photo is. Columns: what it was called."),
+      h("caption", {}, "Rows: the photo's label. Columns: the answer."),
       h("thead", {}, h("tr", {}, h("td", {}),
         names.map((name) => h("th", { scope: "col" }, h("span", {}, name))))),
       h("tbody", {}, report.confusion.map((row, i) =>

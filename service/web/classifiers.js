@@ -14,7 +14,7 @@ export async function classifiers() {
         const live = a.versions.find((v) => v.live);
         return h("li", {}, h("a", { class: "card link", href: `#/classifiers/${encodeURIComponent(a.adapter)}` },
           h("strong", {}, a.adapter),
-          h("span", {}, live ? `Version ${live.version} answers, ${words(live)}` : "Nothing published yet"),
+          h("span", {}, live ? `Version ${live.version} is live, ${words(live)}` : "Nothing published yet"),
           h("span", { class: "hint" }, plural(a.versions.length, "version"))));
       })) : h("p", {}, "None yet. ", h("a", { href: "#/data" }, "Bring photos"), " and fit one."),
     ],
@@ -23,7 +23,7 @@ export async function classifiers() {
 
 function words(version) {
   const { adapted } = version.metrics;
-  return adapted ? `${percent(adapted.accuracy)} right` : "not judged";
+  return adapted ? `${percent(adapted.accuracy)} right` : "not measured";
 }
 
 export async function classifier({ argument: name, manages }) {
@@ -74,14 +74,14 @@ export async function classifier({ argument: name, manages }) {
 
 function versions(adapter, shown, manages, { look, publish, remove }) {
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Versions" }, h("table", { class: "versions" },
-    h("thead", {}, h("tr", {}, ["Version", "Made", "Right", "Zero-shot", ""].map((t) => h("th", { scope: "col" }, t || h("span", { class: "hidden-visually" }, "Actions"))))),
+    h("thead", {}, h("tr", {}, ["Version", "Created", "Accuracy", "Zero-shot", ""].map((t) => h("th", { scope: "col" }, t || h("span", { class: "hidden-visually" }, "Actions"))))),
     h("tbody", {}, adapter.versions.map((v) => h("tr", { class: v.version === shown ? "chosen" : null },
-      h("th", { scope: "row" }, `${v.version} `, v.live ? h("span", { class: "badge" }, "answers") : null),
+      h("th", { scope: "row" }, `${v.version} `, v.live ? h("span", { class: "badge" }, "live") : null),
       h("td", {}, when(v.created_at)),
       h("td", {}, percent(v.metrics.adapted?.accuracy)),
       h("td", {}, percent(v.metrics.zero_shot?.accuracy)),
       h("td", { class: "row" },
-        v.version === shown ? null : h("button", { class: "quiet", "aria-label": `Look at version ${v.version}`, onclick: () => look(v.version) }, "Look"),
+        v.version === shown ? null : h("button", { class: "quiet", "aria-label": `View version ${v.version}`, onclick: () => look(v.version) }, "View"),
         v.live || !manages ? null : h("button", { "aria-label": `${adapter.live > v.version ? "Roll back to" : "Publish"} version ${v.version}`, onclick: () => publish(v.version) }, adapter.live > v.version ? "Roll back" : "Publish"),
         v.live || !manages ? null : h("button", { class: "quiet danger", "aria-label": `Delete version ${v.version}`, onclick: () => remove(v.version) }, "Delete")))))));
 }
@@ -90,19 +90,19 @@ function report(version, manages) {
   const { adapted, zero_shot: zeroShot, mistakes = [], dataset } = version.metrics;
   const title = h("h2", {}, `Version ${version.version}`);
   if (!adapted) {
-    return [title, h("p", {}, "Not judged: every class has but one photo. With two or more, some are held back to test on.")];
+    return [title, h("p", {}, "Not measured: every class has only one photo. With two or more per class, some are held back to test on.")];
   }
   return [
     title,
-    h("p", { class: "hint" }, `On ${plural(adapted.images, "photo")} that it did not see while it was fitted; in brackets the range that holds the true share with 95 % certainty.`),
+    h("p", { class: "hint" }, `Each of the ${plural(adapted.images, "photo")} was classified by a fit that had not seen it. In brackets: the range that holds the true accuracy with 95 % certainty.`),
     accuracyBar("This version", adapted, true),
     accuracyBar("Without fitting (zero-shot)", zeroShot, false),
-    h("p", {}, `Answers scored under ${percent(adapted.min_score)} are worth a second look (`, h("code", {}, "min_score"), `). Scores are off by ${percent(adapted.calibration_error)} on average.`),
+    h("p", {}, `Check answers that score under ${percent(adapted.min_score)} (`, h("code", {}, "min_score"), `). Scores are off by ${percent(adapted.calibration_error)} on average.`),
     h("h3", {}, "By class"),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "By class" }, h("table", {},
-      h("thead", {}, h("tr", {}, ["Class", "Photos", "Found", "Right when called so"].map((t) => h("th", { scope: "col" }, t)))),
+      h("thead", {}, h("tr", {}, ["Class", "Photos", "Recall", "Precision"].map((t) => h("th", { scope: "col" }, t)))),
       h("tbody", {}, adapted.classes.map((c) => h("tr", {}, h("th", { scope: "row" }, c.name), h("td", {}, String(c.images)), h("td", {}, percent(c.recall)), h("td", {}, percent(c.precision))))))),
-    h("h3", {}, "What was called what"),
+    h("h3", {}, "Confusion matrix"),
     confusion(adapted),
     ...wrongOnes(mistakes, dataset, manages),
   ];
@@ -111,12 +111,12 @@ function report(version, manages) {
 function wrongOnes(mistakes, dataset, manages) {
   if (!mistakes.length) return [];
   return [
-    h("h3", {}, "The surest mistakes"),
-    h("p", { class: "hint" }, "Often a wrong label, or a photo that shows both."),
+    h("h3", {}, "Mistakes with the highest scores"),
+    h("p", { class: "hint" }, "Often the label is wrong, or the photo shows both classes."),
     h("ul", { class: "mistakes" }, mistakes.map((m) => {
       const img = h("img", { alt: `A photo of ${m.label}`, width: "128", height: "128" });
       if (dataset && manages) lazyPicture(img, `/v1/datasets/${dataset}/images/${m.image}?size=256`);
-      return h("li", {}, img, h("span", {}, `Called ${m.called} (${percent(m.score)}), is ${m.label}`));
+      return h("li", {}, img, h("span", {}, `Classified as ${m.called} (${percent(m.score)}), labelled ${m.label}`));
     })),
     dataset && manages ? h("p", {}, h("a", { href: `#/data/${dataset}` }, "Go to its photos")) : null,
   ].filter(Boolean);

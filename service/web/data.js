@@ -23,7 +23,7 @@ export async function datasets() {
   },
   h("h2", {}, items.length ? "Another set of photos" : "1. Name your set of photos"),
   h("label", { for: "new-name" }, "Name"),
-  h("div", { class: "row" }, name, h("button", { class: "primary" }, "Make it")),
+  h("div", { class: "row" }, name, h("button", { class: "primary" }, "Create")),
   problem.box,
   items.length ? null : h("ol", { class: "steps", start: "2" },
     h("li", {}, "Drop folders of photos in: a folder's name is its class."),
@@ -95,7 +95,7 @@ function dropZone(id, done) {
     outcome.replaceChildren();
     const nameless = photos.filter((p) => !p.label);
     if (nameless.length) {
-      problem.show(new Error(`${plural(nameless.length, "photo")} in no folder: type their class first, or drop a folder.`));
+      problem.show(new Error(`${plural(nameless.length, "photo")} in no folder: type the class first, or drop a folder.`));
       label.focus();
       return;
     }
@@ -123,7 +123,7 @@ function dropZone(id, done) {
     h("p", { class: "hint" }, "A folder's name is the class of the photos in it."),
     h("div", { class: "row" }, ...pick({ webkitdirectory: true, multiple: true }, "Choose a folder"),
       ...pick({ multiple: true, accept: "image/*" }, "Choose photos")),
-    h("div", { class: "row" }, h("label", { for: "class-name" }, "Their class"), label),
+    h("div", { class: "row" }, h("label", { for: "class-name" }, "Class of these photos"), label),
     meter, problem.box, outcome);
   dropOn(zone, async (dropped) => take(await photosOf(dropped, label.value.trim())));
   return [zone];
@@ -133,8 +133,8 @@ function summary({ accepted, rejected, duplicates }) {
   const list = (title, lines) => lines.length
     ? h("details", { open: lines.length < 6 }, h("summary", {}, title), h("ul", {}, lines.map((line) => h("li", {}, line)))) : null;
   return [
-    h("p", {}, `${plural(accepted, "new photo")} taken.`),
-    list(`${plural(rejected.length, "file")} not taken`, rejected.map((r) => `${r.file}: ${r.reason}`)),
+    h("p", {}, `${plural(accepted, "new photo")} added.`),
+    list(`${plural(rejected.length, "file")} not added`, rejected.map((r) => `${r.file}: ${r.reason}`)),
     list(`${plural(duplicates.length, "photo")} there already`, duplicates),
   ].filter(Boolean);
 }

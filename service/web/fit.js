@@ -33,7 +33,7 @@ export function fitForm(set, counts) {
     h("div", {}, h("label", { for: "adapter" }, "Its name"), name),
     h("div", {}, h("label", { for: "publish" }, "Publish"), publish),
     h("button", { class: "primary" }, "Fit")),
-  smallest < 5 ? h("p", { class: "hint" }, `The smallest class has ${plural(smallest, "photo")}; from five on the figures mean more.`) : null,
+  smallest < 5 ? h("p", { class: "hint" }, `The smallest class has ${plural(smallest, "photo")}; the accuracy means more from five photos per class on.`) : null,
   problem.box)];
 }
 

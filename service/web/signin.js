@@ -14,7 +14,7 @@ export function signIn(enter) {
       try {
         await enter(input.value.trim());
       } catch (error) {
-        problem.show(error.status === 401 ? new Error("That key is not known here. Keys begin with rma_.") : error);
+        problem.show(error.status === 401 ? new Error("That key is not valid here. Keys begin with rma_.") : error);
         input.focus();
         input.select();
       } finally {

@@ -1,17 +1,24 @@
-"""The examples of docs/examples, run as they stand against a server with a worker."""
+"""The examples of README.md and docs/examples, run as they stand on a server with a worker."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 
+from service.client import Client
 from service.demo.__main__ import PHOTOS
 from tests.support.cluster import Cluster
 from tests.support.paths import ROOT
 from tests.support.photos import photo_folder
 
+README = ROOT / "README.md"
 EXAMPLES = ROOT / "docs" / "examples"
 
 
@@ -37,3 +44,58 @@ def test_an_example_ends_with_an_answer(
     )
     assert done.returncode == 0, done.stderr
     assert '"label":"lotus"' in done.stdout.replace(" ", "")
+
+
+def readme_block(language: str, number: int = 0) -> str:
+    """A fenced block of README.md."""
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)[number]
+
+
+@pytest.fixture(scope="module")
+def flowers(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as README.md has it: photo.jpg in it, and the tenant has an adapter `flowers`."""
+    folder = tmp_path_factory.mktemp("app")
+    shutil.copy(environment["PHOTO"], folder / "photo.jpg")
+    with Client(environment["URL"], environment["KEY"]) as client:
+        dataset = client.create_dataset("flowers")
+        for label in ("crab", "lotus"):
+            files = sorted((Path(environment["FOLDER"]) / label).iterdir())
+            assert all(answer["accepted"] for answer in client.upload_class(dataset, label, files))
+        job = client.create_job(dataset, "flowers")
+        assert [*client.job_events(job["job"])][-1]["state"] == "succeeded"
+    return folder
+
+
+def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_curl_of_the_readme_is_answered_with_its_json(
+    environment: dict[str, str], flowers: Path
+) -> None:
+    (line,) = re.findall(r"^    (curl .*/v1/classify.*(?:\\\n.*)+)$", README.read_text(), re.M)
+    line = line.replace("http://localhost:8000", environment["URL"])
+    answer = json.loads(run(["bash", "-c", line], flowers, environment))
+    shown = json.loads(readme_block("json"))
+    assert answer.keys() == shown.keys()
+    (result,), (told,) = answer["results"], shown["results"]
+    assert result.keys() == told.keys()
+    assert {p["label"] for p in result["predictions"]} == {p["label"] for p in told["predictions"]}
+
+
+def test_the_python_of_the_readme_prints_a_label(
+    environment: dict[str, str], flowers: Path
+) -> None:
+    code = readme_block("python").replace("http://localhost:8000", environment["URL"])
+    assert run([sys.executable, "-W", "ignore", "-c", code], flowers, environment) == "lotus\n"
+
+
+def test_the_refusal_of_the_readme_is_the_service_s_own(
+    environment: dict[str, str], flowers: Path
+) -> None:
+    files = {"files": (flowers / "photo.jpg").read_bytes()}
+    headers = {"Authorization": f"Bearer {environment['KEY']}"}
+    answer = httpx.post(f"{environment['URL']}/v1/classify", headers=headers, files=files)
+    assert answer.json() == json.loads(readme_block("json", 1))

@@ -3,7 +3,9 @@
 from fastapi import APIRouter, Response
 
 from service.http.auth import ComponentsDep, Manager, Reader
+from service.http.examples import ARTIFACT
 from service.http.paging import Cursor, Limit, PageOut
+from service.http.paths import AdapterPath, VersionPath
 from service.http.schemas import AdapterOut, LiveIn
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
@@ -19,35 +21,43 @@ def list_adapters(
 
 
 @router.get("/{adapter}")
-def get_adapter(components: ComponentsDep, tenant: Reader, adapter: str) -> AdapterOut:
+def get_adapter(components: ComponentsDep, tenant: Reader, adapter: AdapterPath) -> AdapterOut:
     """Shows one adapter, its versions and which one is live."""
     return AdapterOut.of(components.records.adapters.get(tenant, adapter))
 
 
 @router.put("/{adapter}/live")
-def publish(components: ComponentsDep, tenant: Manager, adapter: str, body: LiveIn) -> AdapterOut:
-    """Publishes a version, or rolls back to it; no answer is missed."""
+def publish(
+    components: ComponentsDep, tenant: Manager, adapter: AdapterPath, body: LiveIn
+) -> AdapterOut:
+    """Publishes a version, or rolls back to an older one. No request is missed."""
     components.records.adapters.publish(tenant, adapter, body.version)
     return AdapterOut.of(components.records.adapters.get(tenant, adapter))
 
 
 @router.delete("/{adapter}", status_code=204)
-def delete_adapter(components: ComponentsDep, tenant: Manager, adapter: str) -> None:
+def delete_adapter(components: ComponentsDep, tenant: Manager, adapter: AdapterPath) -> None:
     """Deletes an adapter with all its versions. It no longer answers."""
     components.records.adapters.delete(tenant, adapter)
 
 
 @router.delete("/{adapter}/versions/{version}", status_code=204)
-def delete_version(components: ComponentsDep, tenant: Manager, adapter: str, version: int) -> None:
-    """The live version cannot go: 409."""
+def delete_version(
+    components: ComponentsDep, tenant: Manager, adapter: AdapterPath, version: VersionPath
+) -> None:
+    """Deletes one version. The live version cannot be deleted: 409."""
     components.records.adapters.delete_version(tenant, adapter, version)
 
 
-@router.get("/{adapter}/versions/{version}/artifact", response_class=Response)
+@router.get(
+    "/{adapter}/versions/{version}/artifact",
+    response_class=Response,
+    responses=ARTIFACT,
+)
 def get_artifact(
-    components: ComponentsDep, tenant: Manager, adapter: str, version: int
+    components: ComponentsDep, tenant: Manager, adapter: AdapterPath, version: VersionPath
 ) -> Response:
-    """The safetensors file."""
+    """Downloads a version as a safetensors file; its checksum is the ETag."""
     found = components.records.adapters.version(tenant, adapter, version)
     name = f'attachment; filename="{adapter}-{version}.safetensors"'
     return Response(

@@ -55,7 +55,7 @@ _FORM: dict[str, Any] = {
             "type": "array",
             "items": {"type": "string"},
             "description": "repeated, a JSON list, or text by commas or lines; at least two names;"
-            " unset: the adapter's own",
+            " unset: the adapter's training classes",
             "example": ["rose", "tulip", "thistle"],
         },
         "adapter": {"type": "string", "description": "unset: zero-shot", "example": "flowers"},
@@ -65,7 +65,7 @@ _FORM: dict[str, Any] = {
             "items": {"type": "string", "example": "a photo of a {}."},
             "description": "repeated: a class's feature is the mean over its prompts",
         },
-        "top_k": {"type": "integer"},
+        "top_k": {"type": "integer", "description": "only so many predictions, the best"},
         "min_score": {"type": "number", "description": "label is null below it"},
     },
 }
@@ -85,8 +85,8 @@ _BODY = {
 }
 
 
+@router.post("/classify", summary="Classify, by its older path", openapi_extra=_BODY)
 @router.post("/v1/classify", openapi_extra=_BODY)
-@router.post("/classify", openapi_extra=_BODY)
 async def classify(
     request: Request,
     response: Response,
@@ -94,9 +94,12 @@ async def classify(
     tenant: CurrentTenant,
     admission: Admitted,
 ) -> ClassifyOut:
-    """Classifies pictures under any class names: multipart `files` or JSON `images`.
+    """Classifies photos for any class names, including ones the adapter was never trained on.
 
-    Every field but the pictures may stand in the query instead.
+    Send multipart `files` or JSON `images`. Omit `classes` to use the adapter's training classes;
+    omit `adapter` for zero-shot. A file that cannot be read has its own `error`.
+
+    Every field but the photos may stand in the query instead.
     """
     body, files = await _read(request, components)
     version = await _version(components, tenant, body.adapter, body.version)
@@ -132,7 +135,7 @@ async def embeddings(
     tenant: CurrentTenant,
     admission: Admitted,
 ) -> EmbeddingsOut:
-    """Features of texts and pictures, in OpenAI's response shape."""
+    """Answers with the features of texts and photos, in OpenAI's response shape."""
     body = await _read_json(request, EmbeddingsIn)
     version = await _version(components, tenant, body.adapter, body.version)
     given = [body.input] if isinstance(body.input, str) else body.input
@@ -151,7 +154,7 @@ async def embeddings(
 
 @router.get("/v1/models")
 async def models(components: ComponentsDep, tenant: CurrentTenant) -> ModelsOut:
-    """The one CLIP that all tenants share, in OpenAI's shape."""
+    """Names the one CLIP that all tenants share, in OpenAI's shape."""
     return ModelsOut(data=[ModelOut(id=components.clip.name)])
 
 

@@ -16,7 +16,9 @@ from adapters.pixels import decode_image, media_type, thumbnail
 from service.archives import ArchiveLimits, Rejected, read_archive
 from service.errors import Invalid, OverQuota, Problem, TooLarge
 from service.http.auth import ComponentsDep, Manager
+from service.http.examples import PHOTO
 from service.http.paging import Cursor, Limit, PageOut
+from service.http.paths import DatasetPath, ImagePath
 from service.http.schemas import (
     MAX_NAME,
     DatasetOut,
@@ -51,13 +53,13 @@ def list_datasets(
 
 
 @router.get("/{dataset}")
-def get_dataset(components: ComponentsDep, tenant: Manager, dataset: str) -> DatasetOut:
+def get_dataset(components: ComponentsDep, tenant: Manager, dataset: DatasetPath) -> DatasetOut:
     """Shows one data set and its number of photos per class."""
     return DatasetOut.of(components.records.datasets.get(tenant, dataset))
 
 
 @router.delete("/{dataset}", status_code=204)
-def delete_dataset(components: ComponentsDep, tenant: Manager, dataset: str) -> None:
+def delete_dataset(components: ComponentsDep, tenant: Manager, dataset: DatasetPath) -> None:
     """Deletes a data set with all its photos. Adapters fitted on it stay."""
     components.records.datasets.delete(tenant, dataset)
 
@@ -66,7 +68,7 @@ def delete_dataset(components: ComponentsDep, tenant: Manager, dataset: str) -> 
 def upload_images(
     components: ComponentsDep,
     tenant: Manager,
-    dataset: str,
+    dataset: DatasetPath,
     label: Annotated[str | None, Form(examples=["rose"])] = None,
     files: Annotated[list[UploadFile] | None, File(examples=[["@1.jpg", "@2.jpg"]])] = None,
     archive: Annotated[UploadFile | None, File()] = None,
@@ -109,28 +111,28 @@ def upload_images(
 def list_images(
     components: ComponentsDep,
     tenant: Manager,
-    dataset: str,
+    dataset: DatasetPath,
     label: str | None = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> PageOut[ImageOut]:
-    """The pictures, or those of one class. A page holds about `limit` of them."""
+    """Lists the photos, or those of one class. A page holds about `limit` of them."""
     page = components.records.datasets.images(tenant, dataset, label, limit, cursor)
     return PageOut(items=[ImageOut.of(image) for image in page.items], cursor=page.cursor)
 
 
-@router.get("/{dataset}/images/{image}", response_class=Response)
+@router.get("/{dataset}/images/{image}", response_class=Response, responses=PHOTO)
 def get_image(
     request: Request,
     components: ComponentsDep,
     tenant: Manager,
-    dataset: str,
-    image: str,
+    dataset: DatasetPath,
+    image: ImagePath,
     size: Annotated[
         int | None, Query(ge=16, le=512, description="a square JPEG of so many pixels")
     ] = None,
 ) -> Response:
-    """A picture as it was sent, or small."""
+    """Answers with a photo as it was sent, or, with `size`, as a small square JPEG."""
     found = components.records.datasets.image(tenant, dataset, image)
     headers = {
         "ETag": f'"{found.digest}-{size or "whole"}"',
@@ -149,9 +151,9 @@ def get_image(
 
 @router.patch("/{dataset}/images/{image}")
 def move_image(
-    components: ComponentsDep, tenant: Manager, dataset: str, image: str, body: MoveIn
+    components: ComponentsDep, tenant: Manager, dataset: DatasetPath, image: ImagePath, body: MoveIn
 ) -> ImageOut:
-    """Puts a picture into another class."""
+    """Moves a photo to another class of the data set."""
     present = components.records.datasets.image(tenant, dataset, image).label
     known = components.records.datasets.get(tenant, dataset).labels
     others = (label for label in known if label != present)  # so that a class can be renamed
@@ -160,7 +162,9 @@ def move_image(
 
 
 @router.delete("/{dataset}/images/{image}", status_code=204)
-def delete_image(components: ComponentsDep, tenant: Manager, dataset: str, image: str) -> None:
+def delete_image(
+    components: ComponentsDep, tenant: Manager, dataset: DatasetPath, image: ImagePath
+) -> None:
     """Deletes one photo."""
     components.records.datasets.image(tenant, dataset, image)
     components.records.datasets.remove(tenant, dataset, image)

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from adapters.errors import RMAdapterError
 from service import metrics
 from service.http.auth import ComponentsDep
+from service.http.examples import HEALTHY, METRICS, READY
 from service.wiring import Components
 
 router = APIRouter(tags=["health"])
@@ -19,14 +20,14 @@ _PING_SECONDS = 2.0  # a batch takes well under a second
 
 
 @router.head("/healthz", include_in_schema=False)
-@router.get("/healthz")
+@router.get("/healthz", summary="Is the process alive?", responses=HEALTHY)
 async def healthz() -> dict[str, str]:
-    """The process answers."""
+    """Answers while the process runs. Needs no key."""
     return {"status": "alive"}
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", response_class=JSONResponse)
+@router.get("/readyz", summary="Can it classify?", response_class=JSONResponse, responses=READY)
 async def readyz(components: ComponentsDep) -> JSONResponse:
     """The device has just answered, and so has Redis: 200, or 503 with what did not.
 
@@ -41,9 +42,11 @@ async def readyz(components: ComponentsDep) -> JSONResponse:
 
 
 @router.head("/metrics", include_in_schema=False)
-@router.get("/metrics", response_class=Response)
+@router.get(
+    "/metrics", summary="Metrics for Prometheus", response_class=Response, responses=METRICS
+)
 def metrics_text(components: ComponentsDep) -> Response:
-    """Prometheus's text format."""
+    """Answers in Prometheus's text format. Needs no key; keep it inside your network."""
     with suppress(RMAdapterError):  # Redis is away: the last number stands
         metrics.OPEN_JOBS.set(components.records.jobs.waiting())
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

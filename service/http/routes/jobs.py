@@ -13,7 +13,9 @@ from adapters.errors import BadClasses
 from service import tracing
 from service.errors import Invalid, Problem
 from service.http.auth import ComponentsDep, Manager
+from service.http.examples import JOB_EVENTS
 from service.http.paging import Cursor, Limit, PageOut
+from service.http.paths import JobPath
 from service.http.schemas import JobIn, JobOut
 from service.records.jobs import Job, JobSpec
 from service.wiring import Components
@@ -67,27 +69,27 @@ def list_jobs(
 
 
 @router.get("/{job}")
-def get_job(components: ComponentsDep, tenant: Manager, job: str) -> JobOut:
+def get_job(components: ComponentsDep, tenant: Manager, job: JobPath) -> JobOut:
     """Shows one job: its state, progress and, at the end, its metrics or error."""
     return JobOut.of(components.records.jobs.get(tenant, job))
 
 
-def existing_job(components: ComponentsDep, tenant: Manager, job: str) -> Job:
+def existing_job(components: ComponentsDep, tenant: Manager, job: JobPath) -> Job:
     """Looked up before the stream starts, so that an unknown job is a 404."""
     return components.records.jobs.get(tenant, job)
 
 
 @router.delete("/{job}", status_code=202)
-def cancel_job(components: ComponentsDep, tenant: Manager, job: str) -> JobOut:
+def cancel_job(components: ComponentsDep, tenant: Manager, job: JobPath) -> JobOut:
     """Cancels a job. A running fit stops at its next step."""
     return JobOut.of(components.records.jobs.cancel(tenant, job))
 
 
-@router.get("/{job}/events", response_class=EventSourceResponse)
+@router.get("/{job}/events", response_class=EventSourceResponse, responses=JOB_EVENTS)
 async def job_events(
     components: ComponentsDep, first: Annotated[Job, Depends(existing_job)]
 ) -> AsyncIterator[ServerSentEvent]:
-    """The job as server-sent events: `progress` whenever it changed, then `end`.
+    """Streams the job as server-sent events: `progress` whenever it changed, then `end`.
 
     A server that is about to stop ends the stream before; another one goes on with it.
     """

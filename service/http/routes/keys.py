@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from service.http.auth import ComponentsDep, Manager
 from service.http.paging import Cursor, Limit, PageOut
+from service.http.paths import KeyPath
 from service.http.schemas import KeyIn, KeyInfoOut, NewKeyOut
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
@@ -11,7 +12,7 @@ router = APIRouter(prefix="/v1/keys", tags=["keys"])
 
 @router.post("", status_code=201)
 def create_key(components: ComponentsDep, tenant: Manager, body: KeyIn) -> NewKeyOut:
-    """One more key, shown this once."""
+    """Makes one more key for the tenant. The key is shown this once."""
     key, api_key = components.records.tenants.add_key(tenant, body.scope)
     return NewKeyOut(**KeyInfoOut.of(key).model_dump(), api_key=api_key)
 
@@ -27,6 +28,6 @@ def list_keys(
 
 
 @router.delete("/{key_id}", status_code=204)
-def revoke_key(components: ComponentsDep, tenant: Manager, key_id: str) -> None:
+def revoke_key(components: ComponentsDep, tenant: Manager, key_id: KeyPath) -> None:
     """Ends a key at once. The last one that may manage the tenant cannot go: 409."""
     components.records.tenants.revoke_key(tenant, key_id)

@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from service.http.auth import Admin, ComponentsDep
 from service.http.paging import Cursor, Limit, PageOut
+from service.http.paths import TenantPath
 from service.http.schemas import KeyOut, Named, RotateIn, TenantOut
 
 router = APIRouter(prefix="/v1/tenants", tags=["tenants"], dependencies=[Admin])
@@ -11,7 +12,10 @@ router = APIRouter(prefix="/v1/tenants", tags=["tenants"], dependencies=[Admin])
 
 @router.post("", status_code=201)
 def create_tenant(components: ComponentsDep, body: Named) -> KeyOut:
-    """Makes a tenant. Its key is shown this once."""
+    """Makes a tenant and its first key, which has full access to that tenant.
+
+    The key is shown this once. Needs the admin key.
+    """
     tenant, api_key = components.records.tenants.create(body.name)
     return KeyOut(tenant=tenant.id, api_key=api_key)
 
@@ -26,7 +30,9 @@ def list_tenants(
 
 
 @router.post("/{tenant}/keys", status_code=201)
-def rotate_keys(components: ComponentsDep, tenant: str, body: RotateIn | None = None) -> KeyOut:
+def rotate_keys(
+    components: ComponentsDep, tenant: TenantPath, body: RotateIn | None = None
+) -> KeyOut:
     """Makes a new API key and ends all others of its scope at once.
 
     Keys of the other scope stay. Without a body the scope is `manage`.
@@ -36,6 +42,6 @@ def rotate_keys(components: ComponentsDep, tenant: str, body: RotateIn | None = 
 
 
 @router.delete("/{tenant}", status_code=204)
-def erase_tenant(components: ComponentsDep, tenant: str) -> None:
-    """Erases a tenant with all its data."""
+def erase_tenant(components: ComponentsDep, tenant: TenantPath) -> None:
+    """Erases a tenant with all its photos, adapters and keys. It may be repeated: 204 again."""
     components.records.tenants.erase(tenant)

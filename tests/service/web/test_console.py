@@ -6,11 +6,11 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from service.client import Client
 from service.demo.__main__ import PHOTOS
@@ -135,10 +135,10 @@ def test_from_photos_to_a_classifier_without_a_page_of_documentation(
 
 def bring_photos(page: Page, folder: Path) -> None:
     page.get_by_label("Name").fill("Shore and pond")
-    page.get_by_role("button", name="Make it").click()
+    page.get_by_role("button", name="Create").click()
     expect(page.get_by_role("heading", name="Shore and pond")).to_be_visible()
     page.locator("input[webkitdirectory]").set_input_files(folder)
-    expect(page.get_by_text("19 new photos taken.")).to_be_visible(timeout=FIT_MS)
+    expect(page.get_by_text("19 new photos added.")).to_be_visible(timeout=FIT_MS)
     expect(page.get_by_text("crab/broken.jpg: not a picture")).to_be_visible()
     expect(page.get_by_text("1 photo there already")).to_be_visible()
     page.locator(".photos li").last.scroll_into_view_if_needed()
@@ -152,7 +152,7 @@ def see_what_it_is_worth(page: Page) -> None:
     page.get_by_role("link", name="See how good it is").click()
     expect(page.get_by_text("Without fitting (zero-shot)")).to_be_visible()
     expect(page.get_by_role("region", name="Confusion matrix")).to_be_visible()
-    mistake = page.locator(".mistakes li", has_text="is crab").first
+    mistake = page.locator(".mistakes li", has_text="labelled crab").first
     mistake.scroll_into_view_if_needed()
     expect(mistake.locator("img[src^=blob]")).to_be_visible()
 
@@ -184,9 +184,9 @@ def roll_back_and_forth(page: Page) -> None:
     page.get_by_role("link", name="Shore-and-pond").click()
     expect(page.get_by_role("heading", name="Compare two versions")).to_be_visible()
     page.get_by_role("button", name="Roll back to version 1").click()
-    expect(page.get_by_role("row", name="1 answers")).to_be_visible()
+    expect(page.get_by_role("row", name="1 live")).to_be_visible()
     page.get_by_role("button", name="Publish version 2").click()
-    expect(page.get_by_role("row", name="2 answers")).to_be_visible()
+    expect(page.get_by_role("row", name="2 live")).to_be_visible()
 
 
 def try_it(page: Page, secret: str) -> None:
@@ -217,7 +217,7 @@ def test_a_wrong_key_is_told_at_once(browser: Browser, site: Site) -> None:
     page.goto(site.url)
     page.get_by_label("Your API key").fill("rma_wrong")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("not known here")
+    expect(page.get_by_role("alert")).to_contain_text("not valid here")
     assert page.evaluate("sessionStorage.length") == 0
     page.close()
 
@@ -228,7 +228,7 @@ def test_photos_that_are_dropped_take_the_class_that_was_typed(
     page = browser.new_page()
     sign_in(page, site)
     page.get_by_label("Name").fill("Dropped")
-    page.get_by_role("button", name="Make it").click()
+    page.get_by_role("button", name="Create").click()
     photo = list(photos("cup")[0].read_bytes())
     drop = """(zone, bytes) => {
         const data = new DataTransfer();
@@ -237,10 +237,10 @@ def test_photos_that_are_dropped_take_the_class_that_was_typed(
     }"""
     zone = page.get_by_role("region", name="Add photos")
     zone.evaluate(drop, photo)
-    expect(page.get_by_role("alert")).to_contain_text("type their class first")
-    page.get_by_label("Their class").fill("cup")
+    expect(page.get_by_role("alert")).to_contain_text("type the class first")
+    page.get_by_label("Class of these photos").fill("cup")
     zone.evaluate(drop, photo)
-    expect(page.get_by_text("1 new photo taken.")).to_be_visible()
+    expect(page.get_by_text("1 new photo added.")).to_be_visible()
     expect(page.get_by_role("checkbox", name="a cup.jpg")).to_be_visible()
     page.close()
 
@@ -299,3 +299,48 @@ def test_nothing_but_its_own_scripts_may_run(browser: Browser, site: Site) -> No
     assert blocked
     assert page.evaluate("window.ran") is None
     page.close()
+
+
+def test_the_api_reference_is_styled_and_cannot_read_the_session(
+    browser: Browser, site: Site
+) -> None:
+    context = browser.new_context(viewport={"width": 375, "height": 700})
+    page = context.new_page()
+    sign_in(page, site)
+    assert page.evaluate("sessionStorage.length") == 1
+    asked: list[str] = []
+    problems: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    page.goto(f"{site.url}/docs")
+    session = context.new_cdp_session(page)  # page.evaluate waits for a page's script, for ever
+
+    def value(expression: str) -> str | int:
+        body = f"try {{ return {expression} }} catch (e) {{ return e.name }}"
+        answer = session.send("Runtime.evaluate", {"expression": f"(() => {{ {body} }})()"})
+        return answer["result"]["value"]
+
+    assert value("sessionStorage.length") == "SecurityError"
+    assert value("getComputedStyle(document.querySelector('section')).borderRadius") == "12px"
+    assert value("document.documentElement.scrollWidth") <= 375
+    assert [url for url in asked if not url.startswith(site.url)] == []
+    assert problems == []
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_api_reference_can_be_read_by_all(
+    browser: Browser, site: Site, scheme: Literal["light", "dark"]
+) -> None:
+    context = browser.new_context(color_scheme=scheme)
+    page = context.new_page()
+
+    def without_policy(route: Route) -> None:  # else axe's own script could not run
+        answer = route.fetch()
+        headers = {k: v for k, v in answer.headers.items() if k != "content-security-policy"}
+        route.fulfill(response=answer, headers=headers)
+
+    page.route("**/docs", without_policy)
+    page.goto(f"{site.url}/docs")
+    assert [v["id"] for v in Axe().run(page).response["violations"]] == []
+    context.close()
