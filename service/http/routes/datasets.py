@@ -77,9 +77,10 @@ def upload_images(
     labels = _Labels(components.clip, components.records.datasets.get(tenant, dataset).labels)
     accepted, rejected, duplicates = 0, [], []
     new: list[str] = []
+    warnings: list[str] = []
     try:
-        for item in _incoming(components, labels, label, files or [], archive):
-            outcome = _store(components, tenant, dataset, labels, item)
+        for item in _incoming(components, labels, label, files or [], archive, warnings):
+            outcome = _store(components, tenant, dataset, labels, item, warnings)
             if isinstance(outcome, Rejected):
                 rejected.append(outcome)
                 continue
@@ -100,6 +101,7 @@ def upload_images(
         rejected=[RejectedOut(file=r.file, reason=r.reason) for r in rejected],
         duplicates=duplicates,
         labels=components.records.datasets.get(tenant, dataset).labels,
+        warnings=warnings,
     )
 
 
@@ -200,6 +202,7 @@ def _incoming(
     label: str | None,
     files: list[UploadFile],
     archive: UploadFile | None,
+    warnings: list[str],
 ) -> Iterable[Sample | Rejected]:
     if (archive is None) == (not files):
         raise Invalid(
@@ -210,7 +213,7 @@ def _incoming(
         limits = ArchiveLimits(
             settings.max_archive_entries, settings.max_archive_bytes, settings.max_image_bytes
         )
-        return read_archive(archive.file, limits)
+        return read_archive(archive.file, limits, warnings.append)
     if label is None:
         raise Invalid("files need a label", Problem("label", "required"))
     return _labelled(labels.take(label), files)
@@ -222,14 +225,21 @@ def _labelled(label: str, files: list[UploadFile]) -> Iterator[Sample]:
 
 
 def _store(
-    components: Components, tenant: str, dataset: str, labels: _Labels, item: Sample | Rejected
+    components: Components,
+    tenant: str,
+    dataset: str,
+    labels: _Labels,
+    item: Sample | Rejected,
+    warnings: list[str],
 ) -> Added | Rejected:
     """Where the picture is stored, or why it is not."""
     if isinstance(item, Rejected):
         return item
     name = _path(item)
+    said: list[str] = []
     try:
-        decode_image(item.data, components.clip.spec, image_limits(components.settings))
+        limits = image_limits(components.settings)
+        decode_image(item.data, components.clip.spec, limits, said.append)
         item = replace(item, label=labels.take(item.label))
     except BadImage as error:
         return Rejected(name, str(error))
@@ -238,6 +248,7 @@ def _store(
     added = components.records.datasets.add(tenant, dataset, item)
     if added.label != item.label:
         return Rejected(name, f"the same picture is in class {added.label!r}")
+    warnings += (f"{name}: {text}" for text in said)
     return added
 
 
