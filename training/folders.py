@@ -75,14 +75,15 @@ def class_level(paths: Iterable[PurePath]) -> int:
     """How many folders above a photo the one is that names its class: 1, or 2.
 
     It is 2 where every photo lies in a folder of one generic name (`rose/images/1.jpg`,
-    `tulip/images/2.jpg`) or of a split's name (`rose/train/1.jpg`, `rose/val/2.jpg`), and these
-    folders lie in several others. `paths` is read only as far as that can be so.
+    `tulip/images/2.jpg`), or in folders of splits' names that lie in several others
+    (`rose/train/1.jpg`, `tulip/val/2.jpg`). `paths` is read only as far as that can be so.
 
     Args:
         paths: files from the tree's root on; those without a picture's ending have no say.
     """
     inner: set[str] = set()
     outer: set[str] = set()
+    one_word = False
     for path in paths:
         if path.suffix.lower() not in SUFFIXES or is_junk(path):
             continue
@@ -93,7 +94,8 @@ def class_level(paths: Iterable[PurePath]) -> int:
             return 1
         if len(outer) < 2:
             outer.add(path.parent.parent.name)
-    return 2 if len(outer) > 1 and not {name.casefold() for name in outer} <= SPLITS else 1
+    above_splits = {name.casefold() for name in outer} <= SPLITS  # train/images/1.jpg
+    return 2 if not above_splits and (one_word or len(outer) > 1) else 1
 
 
 def class_name(path: PurePath, level: int) -> str:

@@ -107,6 +107,6 @@ def _read(photos: Iterable[Photo], unread: list[tuple[str, str]]) -> Iterator[Fi
 
 
 def _refused(answer: Json) -> list[tuple[str, str]]:
-    for warning in answer["warnings"]:
+    for warning in answer.get("warnings", []):
         err.print(f"[yellow]warning[/] {escape(warning)}", highlight=False, soft_wrap=True)
     return [(rejected["file"], rejected["reason"]) for rejected in answer["rejected"]]

@@ -60,7 +60,7 @@ function classLevel(paths) {
   const oneWord = inner.size === 1 && GENERIC.includes([...inner][0]);
   const splits = (names) => [...names].every((name) => SPLITS.includes(name.toLowerCase()));
   if (photos.some((path) => path.length < 3) || !(oneWord || splits(inner))) return 1;
-  return outer.size > 1 && !splits(outer) ? 2 : 1;
+  return !splits(outer) && (oneWord || outer.size > 1) ? 2 : 1;
 }
 
 /** Lets things be dropped on an element; `take(dataTransfer)`. */
@@ -90,7 +90,7 @@ export async function upload(dataset, photos, progress) {
         result.accepted += answer.accepted - answer.duplicates.length;
         result.rejected.push(...answer.rejected);
         result.duplicates.push(...answer.duplicates);
-        result.warnings.push(...answer.warnings);
+        result.warnings.push(...(answer.warnings ?? []));
       } catch (error) {
         if (error.status !== 422) throw Object.assign(error, { result });
         const reasons = error.errors.length ? error.errors : [{ field: label, reason: error.message }];

@@ -164,7 +164,9 @@ def test_a_tar_name_that_is_not_utf8_is_read_by_a_code_page_and_said() -> None:
         (["train/rose/1.jpg", "val/rose/2.jpg"], ["rose", "rose"]),
         (["train/images/1.jpg", "val/images/2.jpg"], ["images", "images"]),
         (["set/photo/1.jpg", "set/drawing/2.jpg"], ["photo", "drawing"]),
-        (["set/images/1.jpg", "set/images/2.jpg"], ["images", "images"]),
+        (["rose/images/1.jpg", "rose/images/2.jpg"], ["rose", "rose"]),
+        (["set/train/1.jpg", "set/val/2.jpg"], ["train", "val"]),
+        (["images/1.jpg"], ["images"]),
         (["rose/images/1.jpg", "tulip/2.jpg"], ["images", "tulip"]),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from service.cli.importers.files import Places, read_json, walk
 from service.cli.importers.folder import from_folder
-from service.cli.importers.found import BadImport, Box, Labelled, is_picture
+from service.cli.importers.found import BadImport, Box, Labelled, no_picture
 
 Json = dict[str, Any]
 
@@ -33,7 +33,7 @@ def from_custom_vision(path: Path) -> Labelled:
         contents = {path: list(_images(path))}  # before its folder is looked through
         files = walk(path.parent, found)
     folder = path if path.is_dir() else path.parent
-    by_id = {file.stem: file for file in files if is_picture(file)}
+    by_id = {file.stem: file for file in files if no_picture(file) is None}
     places = Places(folder, folder / "images")
     seen: set[str] = set()
     for document, images in contents.items():

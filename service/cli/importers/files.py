@@ -46,6 +46,10 @@ def walk(folder: Path, found: Labelled) -> list[Path]:
         files += [at / name for name in wanted]
         if len(files) > _MAX_FILES:
             raise BadImport(f"{folder} holds more than {_MAX_FILES:,} files: give a smaller folder")
+    for file in files:
+        if not file.is_file():
+            why = "a broken link" if file.is_symlink() else "no file: a pipe, socket or device"
+            found.left_out.append((str(file.relative_to(folder)), why))
     return sorted(file for file in files if file.is_file())
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from service.cli.importers.files import walk
-from service.cli.importers.found import Labelled, is_picture
+from service.cli.importers.found import Labelled, no_picture
 from training.folders import SPLITS, class_level, class_name
 
 
@@ -17,12 +17,12 @@ def from_folder(folder: Path) -> Labelled:
     pictures = []
     for file in walk(folder, found):
         inside = file.relative_to(folder)
-        if is_picture(file):
+        if (why := no_picture(file)) is None:
             pictures.append(inside)
         elif len(inside.parts) == 1:
             found.left_out.append((str(inside), "it is in no class's folder"))
         else:
-            found.left_out.append((str(inside), "not a picture by its content"))
+            found.left_out.append((str(inside), why))
     level = class_level(pictures)
     split = any(len(p.parts) > 2 and p.parts[-3].casefold() in SPLITS for p in pictures)
     for inside in pictures:

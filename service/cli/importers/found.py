@@ -9,13 +9,12 @@ from pathlib import Path
 from adapters.errors import BadImage, RMAdapterError
 from adapters.names import normal_name
 
-_HEAD = 16  # bytes by which a format is known
+_HEAD = 18  # bytes by which a format is known
 _STARTS = (  # of the formats that the service reads
     b"\xff\xd8\xff",  # JPEG, MPO
     b"\x89PNG\r\n\x1a\n",
     b"GIF87a",
     b"GIF89a",
-    b"BM",
     b"II*\0",  # TIFF
     b"MM\0*",
     b"II+\0",  # BigTIFF
@@ -24,6 +23,7 @@ _STARTS = (  # of the formats that the service reads
 _BRANDS = frozenset(
     {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis"}
 )
+_DIB_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes of a BMP's second header, by its version
 _MAX_PNG = 4_000_000  # pixels; a larger cut-out as PNG may be more than an upload may have
 
 
@@ -114,15 +114,21 @@ class Labelled:
         return dict(counted.most_common())
 
 
-def is_picture(file: Path) -> bool:
-    """Whether a file starts as a picture does, whatever its name ends in."""
+def no_picture(file: Path) -> str | None:
+    """Why a file is no picture, by how it starts and whatever its name ends in; None: it is one."""
     try:
         with file.open("rb") as stream:
             head = stream.read(_HEAD)
-    except OSError:
-        return False
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    return None if _starts_as_picture(head) else "not a picture by its content"
+
+
+def _starts_as_picture(head: bytes) -> bool:
+    bmp = head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _DIB_HEADERS
     webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    return head.startswith(_STARTS) or webp or (head[4:8] == b"ftyp" and head[8:12] in _BRANDS)
+    heif = head[4:8] == b"ftyp" and head[8:12] in _BRANDS
+    return head.startswith(_STARTS) or bmp or webp or heif
 
 
 def _unusable(file: Path, names: list[str], box: Box | None) -> str | None:
@@ -132,8 +138,8 @@ def _unusable(file: Path, names: list[str], box: Box | None) -> str | None:
         return f"it has several classes: {', '.join(names)}"
     if not file.is_file():
         return f"there is no file: {file}"
-    if not is_picture(file):
-        return "not a picture by its content"
+    if (why := no_picture(file)) is not None:
+        return why
     if box is not None and not (box.right > box.left and box.bottom > box.top):
         return "its box is empty"
     return None

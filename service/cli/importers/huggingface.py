@@ -8,7 +8,7 @@ from typing import Any
 from service.cli.importers.csv_table import table
 from service.cli.importers.files import Places, read_text, walk
 from service.cli.importers.folder import from_folder
-from service.cli.importers.found import BadImport, Box, Labelled, is_picture
+from service.cli.importers.found import BadImport, Box, Labelled, no_picture
 
 _LABEL = ("label", "labels", "class", "class_name", "category", "target", "species")
 _FILE = "file_name"
@@ -41,7 +41,7 @@ def from_huggingface(folder: Path, label: str | None = None) -> Labelled:
             found.add_regions(where, file, _regions(document, record, label))
     for file in files:
         if file not in named:
-            why = "no metadata names it" if is_picture(file) else "not a picture by its content"
+            why = no_picture(file) or "no metadata names it"
             found.left_out.append((str(file.relative_to(folder)), why))
     return found
 

@@ -106,13 +106,22 @@ def _of_record(record: Json, image: str) -> Iterator[Region]:
 def _of_value(value: Json) -> Iterator[Region]:
     for label in value.get("choices") or []:
         yield str(label), None
-    for label in value.get("rectanglelabels") or []:
-        yield str(label), _box(value)
+    for path in value.get("taxonomy") or []:
+        yield str(path[-1] if isinstance(path, list) and path else path), None
+    for kind in ("rectanglelabels", "polygonlabels", "brushlabels", "ellipselabels"):
+        for label in value.get(kind) or []:
+            yield str(label), _box(value)
 
 
 def _box(value: Json) -> Box | None:
-    """Sides in percent of the picture; None for a turned one, which is no box of the picture."""
+    """Sides in percent of the picture, of a polygon those around it.
+
+    None for what is no upright box: a turned one, a brush's mask, an ellipse.
+    """
     try:
+        if points := value.get("points"):
+            across, down = zip(*((float(x), float(y)) for x, y in points), strict=True)
+            return Box(min(across), min(down), max(across), max(down), 100, 100)
         left, top, width, height = (float(value[k]) for k in ("x", "y", "width", "height"))
     except (KeyError, TypeError, ValueError):
         return None

@@ -20,6 +20,8 @@ TREES = [
     ["set/train/rose/1.jpg", "set/val/rose/2.jpg"],
     ["set/photo/1.jpg", "set/drawing/2.jpg"],
     ["rose/images/1.jpg", "rose/images/2.jpg"],
+    ["set/train/1.jpg", "set/val/2.jpg"],
+    ["images/1.jpg"],
 ]
 ASK = """
 import { loose } from "./upload.js";
