@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -123,6 +124,7 @@ class Places:
     def __init__(self, *bases: Path) -> None:
         self._bases = list(dict.fromkeys(base for base in bases if base.is_dir())) or [bases[0]]
         self._named: dict[Path, str] = {}
+        self._entries: dict[Path, dict[str, Path]] = {}
 
     def find(self, name: str) -> Path:
         """The file of a path or URL: as it is written, else by its last folders, or last part.
@@ -130,13 +132,34 @@ class Places:
         A photo that another name has already found is not given for a second one: of
         `a/1.jpg` and `b/1.jpg`, neither may be the other. Where there is none: the likeliest place.
         """
-        for spelled in _spellings(name):
-            for tail in _tails(spelled):
+        tails = [tail for spelled in _spellings(name) for tail in _tails(spelled)]
+        for look in (Path.joinpath, self._alike):
+            for tail in tails:
                 for base in self._bases:
-                    file = base / tail
+                    file = look(base, tail)
                     if _is_file(file) and self._named.setdefault(file, name) == name:
                         return file
         return self._bases[0] / _spellings(name)[0].lstrip("/")
+
+    def _alike(self, base: Path, tail: str) -> Path:
+        """In other letters' cases or Unicode forms, as Windows and macOS do not tell them apart."""
+        at = base
+        for part in PurePosixPath(tail).parts:
+            at = self._listed(at).get(_plain(part), at / part)
+        return at
+
+    def _listed(self, folder: Path) -> dict[str, Path]:
+        if folder not in self._entries:
+            try:
+                entries = {_plain(entry.name): entry for entry in folder.iterdir()}
+            except (OSError, ValueError):
+                entries = {}
+            self._entries[folder] = entries
+        return self._entries[folder]
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _is_file(file: Path) -> bool:

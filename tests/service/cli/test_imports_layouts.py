@@ -300,6 +300,20 @@ def test_label_studios_tasks_are_read(tmp_path: Path) -> None:
     }
 
 
+def test_label_studios_polygons_and_taxonomies_are_read(tmp_path: Path) -> None:
+    quarters(tmp_path / "1.png")
+    photos(tmp_path, "2.jpg")
+    points = [[0, 0], [50, 0], [50, 50], [0, 50]]
+    polygon = {"type": "polygonlabels", "value": {"points": points, "polygonlabels": ["red"]}}
+    box = {"type": "rectanglelabels", "value": rectangle("blue", 0, 50, 50, 50)}
+    tree = {"type": "taxonomy", "value": {"taxonomy": [["plant", "rose"]]}}
+    tasks = [ls_task(1, "1.png", [polygon, box]), ls_task(2, "2.jpg", [tree])]
+    (tmp_path / "a.json").write_text(json.dumps(tasks))
+    found = from_label_studio(tmp_path / "a.json")
+    assert sorted(found.classes) == ["blue", "red", "rose"]
+    assert (pixels(found, "red")[0] == (255, 0, 0)).all()
+
+
 def test_label_studios_json_min_is_read(tmp_path: Path) -> None:
     photos(tmp_path, "1.jpg", "2.jpg", "4.jpg")
     quarters(tmp_path / "3.png")
