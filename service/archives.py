@@ -8,23 +8,25 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import stat
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO
+from typing import IO, Self
 
+from service.archive_names import Names, shown
 from service.errors import Invalid, Problem, TooLarge
 from training.data import Sample
+from training.folders import class_level, class_name, is_junk, posix
 
 _NESTED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 _ZIP_ENTRY_BYTES = 300  # of a zip file's directory, with a long name
 _TAR_ENTRY_BYTES = 4096  # of a tar file beside the data: headers and padding
-_MAX_NAME = 255  # characters, as on most disks
 BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -38,7 +40,17 @@ BROKEN = (
     OverflowError,
     RuntimeError,  # NotImplementedError and RecursionError too
 )
-_JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
+_MAX_HEADER = (
+    2**16
+)  # bytes of a tar file's extended headers before one entry; a few hundred are usual
+_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_DRIVE = re.compile("[A-Za-z]:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +108,15 @@ class Careful(io.RawIOBase):
         return self._file.tell()
 
 
-def read_archive(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
+def read_archive(
+    file: IO[bytes], limits: ArchiveLimits, warn: Callable[[str], None] = lambda _: None
+) -> Iterator[Sample | Rejected]:
     """The pictures of an archive, each with its folder's name as label, and what was rejected.
+
+    Args:
+        file: can seek.
+        limits: the most that it may hold.
+        warn: is told of names that may be misread.
 
     Raises:
         Invalid: it is neither a zip nor a tar file, or is broken.
@@ -106,15 +125,23 @@ def read_archive(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Re
     file.seek(0)
     head = file.read(6)
     file.seek(0)
+    names = Names()
     try:  # by how it starts: a tar file may hold what looks like the end of a zip file
         if head.startswith(b"PK"):
-            yield from _read_zip(file, limits)
+            yield from _read_zip(file, limits, names)
         else:
-            yield from _read_tar(unpacked(file, head), limits)
+            level = class_level(_tar_paths(unpacked(file, head), limits))
+            file.seek(0)
+            yield from _read_tar(unpacked(file, head), limits, names, level)
+    except UnicodeDecodeError as error:
+        reason = "a name in it is marked as UTF-8 and is not"
+        raise Invalid("the archive cannot be read", Problem("archive", reason)) from error
     except BROKEN as error:
         raise Invalid(
             "the archive cannot be read", Problem("archive", "not a zip or tar file, or broken")
         ) from error
+    for text in names.warnings():
+        warn(text)
 
 
 def unpacked(file: IO[bytes], head: bytes) -> IO[bytes]:
@@ -128,33 +155,33 @@ def unpacked(file: IO[bytes], head: bytes) -> IO[bytes]:
     return file
 
 
-def _read_zip(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
+def _read_zip(file: IO[bytes], limits: ArchiveLimits, names: Names) -> Iterator[Sample | Rejected]:
     longest = max(limits.file_bytes + 1, limits.entries * _ZIP_ENTRY_BYTES)
     with zipfile.ZipFile(Careful(file, longest)) as archive:
         _check_count(len(archive.infolist()), limits)
         total = 0
-        for entry in archive.infolist():
-            if entry.is_dir():
-                continue
-            reason = _refused_in_zip(entry)
+        entries = [(names.of_zip(e), e) for e in archive.infolist() if not e.is_dir()]
+        level = class_level(posix(name) for name, _ in entries)
+        for name, entry in entries:
+            reason = _refused_in_zip(name, entry)
             if reason is not None:
-                yield from _reject(entry.filename, reason)
+                yield from _reject(name, reason)
                 continue
             try:
                 with archive.open(entry) as stream:
                     data = _read(stream, limits)
             except BROKEN as error:
-                yield Rejected(_shown(entry.filename), f"cannot be unpacked: {error}")
+                yield Rejected(shown(name), f"cannot be unpacked: {error}")
                 continue
             total = _check_total(total + (len(data) if data else limits.file_bytes), limits)
-            yield _sample(entry.filename, data, limits)
+            yield _sample(name, level, data, limits)
 
 
-def _refused_in_zip(entry: zipfile.ZipInfo) -> str | None:
+def _refused_in_zip(name: str, entry: zipfile.ZipInfo) -> str | None:
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
         return "a link or a device"
-    if (reason := _refused(entry.filename)) is not None:
+    if (reason := _refused(name)) is not None:
         return reason
     if entry.flag_bits & 1:
         return "encrypted"
@@ -163,37 +190,82 @@ def _refused_in_zip(entry: zipfile.ZipInfo) -> str | None:
     return None
 
 
-def _read_tar(file: IO[bytes], limits: ArchiveLimits) -> Iterator[Sample | Rejected]:
+def _read_tar(
+    file: IO[bytes], limits: ArchiveLimits, names: Names, level: int
+) -> Iterator[Sample | Rejected]:
+    total = 0
+    for archive, entry in _tar_entries(file, limits):
+        if entry.isdir():
+            continue
+        total = _check_total(total + entry.size, limits)
+        name = names.of_tar(entry)
+        plain = entry.isreg() and not entry.issparse()
+        reason = _refused(name) if plain else "a link, a device or a sparse file"
+        if reason is not None:
+            yield from _reject(name, reason)
+            continue
+        data = _read(archive.extractfile(entry) or io.BytesIO(), limits)
+        yield _sample(name, level, data, limits)
+
+
+def _tar_paths(file: IO[bytes], limits: ArchiveLimits) -> Iterator[PurePosixPath]:
+    """The files' paths, for a first look; whoever reads on finds what is wrong with them."""
+    names = Names()
+    for _, entry in _tar_entries(file, limits):
+        if entry.isreg():
+            yield posix(names.of_tar(entry))
+
+
+def _tar_entries(
+    file: IO[bytes], limits: ArchiveLimits
+) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     most = limits.bytes + limits.entries * _TAR_ENTRY_BYTES
     careful = Careful(file, max(limits.file_bytes + 1, tarfile.RECORDSIZE), most)
-    with tarfile.open(fileobj=careful, mode="r:") as archive:
-        count = total = 0
-        for entry in archive:
+    with tarfile.open(fileobj=careful, mode="r:", tarinfo=_counting_member()) as archive:
+        count = 0
+        while (entry := archive.next()) is not None:
             count += 1
             _check_count(count, limits)
             if entry.size < 0:
                 raise ValueError("a size below zero")
-            if entry.isdir():
-                continue
-            total = _check_total(total + entry.size, limits)
-            plain = entry.isreg() and not entry.issparse()
-            reason = _refused(entry.name) if plain else "a link, a device or a sparse file"
-            if reason is not None:
-                yield from _reject(entry.name, reason)
-                continue
-            data = _read(archive.extractfile(entry) or io.BytesIO(), limits)
-            yield _sample(entry.name, data, limits)
+            yield archive, entry
+            archive.members = []  # type: ignore[attr-defined]  # each keeps its headers
+
+
+def _counting_member() -> type[tarfile.TarInfo]:
+    """An entry's class for one archive, which refuses extended headers before they are read.
+
+    Their records become dictionaries of many times their size, one of them kept for the whole
+    archive, and one header after another is read by recursion: so all before an entry count.
+    """
+
+    class Member(tarfile.TarInfo):
+        before_entry = whole_archive = 0  # bytes
+
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+            member = super().frombuf(buf, encoding, errors)
+            cls.before_entry += member.size if member.type in _HEADERS else -cls.before_entry
+            cls.whole_archive += member.size if member.type == tarfile.XGLTYPE else 0
+            if max(cls.before_entry, cls.whole_archive) > _MAX_HEADER:
+                raise TooLarge(
+                    f"the archive has an extended header of more than {_MAX_HEADER:,} bytes; "
+                    "pack again without extended attributes, or as a zip file"
+                )
+            return member
+
+    return Member
 
 
 def _refused(name: str) -> str | None:
     """Why an entry is not even opened; '' for what is left out without a word."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if any(part in _JUNK or part.startswith("._") for part in path.parts):
-        return ""
+    path = posix(name)
     if not path.parts or "\0" in name:
         return "a name that is none"
-    if path.is_absolute() or ":" in path.parts[0] or ".." in path.parts:
+    if path.is_absolute() or _DRIVE.fullmatch(path.parts[0]) or ".." in path.parts:
         return "its path leads out of the archive"
+    if is_junk(path):
+        return ""
     if path.suffix.lower() in _NESTED:
         return "an archive in the archive"
     return None if len(path.parts) > 1 else "not in a folder, which would name its class"
@@ -201,12 +273,7 @@ def _refused(name: str) -> str | None:
 
 def _reject(name: str, reason: str) -> Iterator[Rejected]:
     if reason:
-        yield Rejected(_shown(name), reason)
-
-
-def _shown(name: str) -> str:
-    """A name of any bytes as text that can be written, and not a long one."""
-    return name[-_MAX_NAME:].encode("utf-8", "replace").decode()
+        yield Rejected(shown(name), reason)
 
 
 def _read(stream: IO[bytes], limits: ArchiveLimits) -> bytes | None:
@@ -215,11 +282,11 @@ def _read(stream: IO[bytes], limits: ArchiveLimits) -> bytes | None:
     return None if len(data) > limits.file_bytes else data
 
 
-def _sample(name: str, data: bytes | None, limits: ArchiveLimits) -> Sample | Rejected:
+def _sample(name: str, level: int, data: bytes | None, limits: ArchiveLimits) -> Sample | Rejected:
     if data is None:
-        return Rejected(_shown(name), f"more than {limits.file_bytes:,} bytes")
-    path = PurePosixPath(name.replace("\\", "/"))
-    return Sample(_shown(path.parent.name), _shown(path.name), data)
+        return Rejected(shown(name), f"more than {limits.file_bytes:,} bytes")
+    path = posix(name)
+    return Sample(shown(class_name(path, level)), shown(path.name), data)
 
 
 def _check_count(count: int, limits: ArchiveLimits) -> None:

@@ -137,8 +137,10 @@ class Client:
             answer: Json = self._do(upload_archive(dataset, archive.name, stream))
         return answer
 
-    def upload_class(self, dataset: str, label: str, files: Sequence[Path]) -> Iterator[Json]:
-        """The files of one class, some at a time."""
+    def upload_class(
+        self, dataset: str, label: str, files: Sequence[Path | File]
+    ) -> Iterator[Json]:
+        """The files of one class, or their names and bytes, some at a time."""
         for some in _some(files):
             yield self._do(upload_files(dataset, label, _read(some)))
 
@@ -232,9 +234,9 @@ class AsyncClient:
         return answer
 
     async def upload_class(
-        self, dataset: str, label: str, files: Sequence[Path]
+        self, dataset: str, label: str, files: Sequence[Path | File]
     ) -> AsyncIterator[Json]:
-        """The files of one class, some at a time."""
+        """The files of one class, or their names and bytes, some at a time."""
         for some in _some(files):
             yield await self._do(upload_files(dataset, label, _read(some)))
 
@@ -292,13 +294,13 @@ def _page(query: Json, cursor: str | None) -> Json:
     return {"limit": 1000} | query | ({"cursor": cursor} if cursor else {})
 
 
-def _some(files: Sequence[Path]) -> Iterator[Sequence[Path]]:
+def _some(files: Sequence[Path | File]) -> Iterator[Sequence[Path | File]]:
     for start in range(0, len(files), _FILES_AT_ONCE):
         yield files[start : start + _FILES_AT_ONCE]
 
 
-def _read(files: Sequence[Path]) -> list[File]:
-    return [(file.name, file.read_bytes()) for file in files]
+def _read(files: Sequence[Path | File]) -> list[File]:
+    return [(f.name, f.read_bytes()) if isinstance(f, Path) else f for f in files]
 
 
 def _answer(response: httpx.Response) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 from adapters.errors import BadDataset, BadImage
 from adapters.names import normal_name
 from adapters.pixels import ImageLimits, PixelSpec, decode_image
+from training.folders import is_junk, posix
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
     """The files of a folder or a zip with a folder a class, in sorted order."""
     if path.is_dir():
         for file in sorted(path.glob("*/*")):
-            if file.is_file():
+            if file.is_file() and not is_junk(file.relative_to(path)):
                 yield Sample(normal_name(file.parent.name), file.name, file.read_bytes())
         return
     try:
@@ -57,7 +58,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
         raise BadDataset(f"{path} is neither a folder nor a zip file") from error
     with archive:
         for name in sorted(archive.namelist()):
-            if not name.endswith("/") and "/" in name:
+            if not name.endswith("/") and "/" in name and not is_junk(posix(name)):
                 label, file_name = name.split("/")[-2:]
                 yield Sample(normal_name(label), file_name, archive.read(name))
 

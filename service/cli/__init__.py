@@ -1,25 +1,18 @@
 """The command line: `rmadapter …`."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from service import __version__, logs, tracing
 from service.cli.evaluate import evaluate_app
-from service.cli.imports import (
-    BadImport,
-    Labelled,
-    from_coco,
-    from_csv,
-    from_custom_vision,
-    from_folder,
-)
+from service.cli.importers import Labelled, from_folder
+from service.cli.imports import import_app
 from service.cli.tenants import keys_app, tenants_app
 from service.cli.terminal import (
     Cell,
@@ -33,6 +26,7 @@ from service.cli.terminal import (
     show_list,
     table_of,
 )
+from service.cli.upload import show_count, show_left_out, upload_archive, upload_classes
 from service.client import Client, ClientError, Json
 from service.settings import Settings
 
@@ -42,7 +36,6 @@ app = typer.Typer(
     epilog="Exit codes: 0, done; 1, failed or refused; 2, the command line is wrong. "
     "`--install-completion` completes commands in your shell.",
 )
-import_app = typer.Typer(no_args_is_help=True, help="Photos that another tool has labelled.")
 app.add_typer(tenants_app, name="tenants")
 app.add_typer(keys_app, name="keys")
 app.add_typer(import_app, name="import")
@@ -51,7 +44,6 @@ app.add_typer(evaluate_app, name="evaluate", help="The paper's protocols, beside
 _CLASSIFY_AT_ONCE = 32  # pictures of one request
 
 Adapter = Annotated[str, typer.Option(help="the adapter's name")]
-DatasetName = Annotated[str | None, typer.Option(help="the name of the new data set")]
 
 
 def _print_version(asked: bool) -> None:
@@ -150,9 +142,10 @@ def fit(
             labelled = _read(source)
             dataset = client.create_dataset(source.absolute().stem[:100] or "upload")
             if labelled is None:
-                _upload_archive(client, dataset, source)
+                upload_archive(client, dataset, source)
             else:
-                _upload_classes(client, dataset, labelled)
+                show_count(labelled)
+                upload_classes(client, dataset, labelled)
         assert dataset is not None
         job = client.create_job(dataset, adapter, publish="if_better" if if_better else True)
         job = follow(client, job["job"])
@@ -247,76 +240,6 @@ def _job_rows(job: Json) -> Iterator[tuple[Cell, ...]]:
     yield (job["job"], job["adapter"], coloured(job["state"]), *optional)
 
 
-@import_app.command("custom-vision")
-def import_custom_vision(
-    path: Annotated[Path, typer.Argument(help="a folder with photos and GetTaggedImages' JSON")],
-    name: DatasetName = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Uploads the photos and tags of an Azure Custom Vision project.
-
-    Example: rmadapter import custom-vision ./export
-    """
-    _import(path, name, as_json, from_custom_vision)
-
-
-@import_app.command("csv")
-def import_csv(
-    file: Annotated[Path, typer.Argument(help="one line per photo, with a header")],
-    image: Annotated[str, typer.Option(help="the column of paths, from the file on")] = "image",
-    label: Annotated[str, typer.Option(help="the column of classes")] = "label",
-    name: DatasetName = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Uploads the photos and classes of a CSV file.
-
-    Example: rmadapter import csv labels.csv --image path --label species
-    """
-    _import(file, name, as_json, lambda path: from_csv(path, image, label))
-
-
-@import_app.command("folder")
-def import_folder(
-    path: Annotated[Path, typer.Argument(help="a folder with a folder per class")],
-    name: DatasetName = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Uploads a folder per class, as torchvision's ImageFolder has it.
-
-    Example: rmadapter import folder ./flowers
-    """
-    _import(path, name, as_json, from_folder)
-
-
-@import_app.command("coco")
-def import_coco(
-    file: Annotated[Path, typer.Argument(help="instances.json, the photos beside it or in images")],
-    name: DatasetName = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Uploads the photos of a COCO file whose annotations agree on one class.
-
-    Example: rmadapter import coco annotations.json
-    """
-    _import(file, name, as_json, from_coco)
-
-
-def _import(path: Path, name: str | None, as_json: bool, read: Callable[[Path], Labelled]) -> None:
-    with errors(), connected() as client:
-        labelled = read(path)
-        if not labelled.classes:
-            _show_left_out(labelled.left_out)
-            raise BadImport(f"{path}: there is no photo with a class")
-        dataset = client.create_dataset((name or path.absolute().stem)[:100])
-        taken = _upload_classes(client, dataset, labelled)
-        left_out = [{"file": where, "reason": why} for where, why in labelled.left_out]
-        if as_json:
-            print_json({"dataset": dataset, "accepted": taken, "left_out": left_out})
-        else:
-            out.print(f"{taken} photos of {len(labelled.classes)} classes in {dataset}")
-            out.print(f"next: rmadapter fit --dataset {dataset} --adapter NAME", soft_wrap=True)
-
-
 @app.command()
 def doctor(as_json: JsonFlag = False) -> None:
     """Checks GPU, ONNX Runtime, model, Redis, blob store, disk and key; says what to fix.
@@ -393,7 +316,7 @@ def restore(
         else:
             restored = run_restore(records, left_out)
         out.print(f"restored {restored} tenants")
-        _show_left_out(unread)
+        show_left_out(unread)
     if unread:
         raise typer.Exit(1)
 
@@ -424,35 +347,6 @@ def _read(source: Path) -> Labelled | None:
             f"{source} has no folders with pictures: each class needs one of its name"
         )
     return labelled
-
-
-def _upload_archive(client: Client, dataset: str, archive: Path) -> None:
-    with err.status(f"uploading {archive}"):
-        answer = client.upload_archive(dataset, archive)
-    _show_rejected(answer)
-
-
-def _upload_classes(client: Client, dataset: str, labelled: Labelled) -> int:
-    """Sends what is labelled and says what is left out; how many were taken."""
-    _show_left_out(labelled.left_out)
-    taken = 0
-    with Progress(console=err) as bar:
-        task = bar.add_task("upload", total=labelled.count)
-        for label, files in sorted(labelled.classes.items()):
-            for answer in client.upload_class(dataset, label, files):
-                bar.advance(task, answer["accepted"] + len(answer["rejected"]))
-                _show_rejected(answer)
-                taken += answer["accepted"]
-    return taken
-
-
-def _show_rejected(answer: Json) -> None:
-    _show_left_out((rejected["file"], rejected["reason"]) for rejected in answer["rejected"])
-
-
-def _show_left_out(left_out: Iterable[tuple[str, str]]) -> None:
-    for where, why in left_out:
-        err.print(f"[yellow]left out[/] {escape(where)}: {escape(why)}", highlight=False)
 
 
 def _show_fit(job: Json, as_json: bool) -> None:

@@ -1,164 +1,165 @@
-"""Labelled photos as other tools keep them: (file, class) pairs, and what is left out with why.
+"""`rmadapter import …`: photos that another tool has labelled, counted, then sent."""
 
-No HTTP here, and no picture is opened: the service says which are broken.
-"""
-
-import csv
-import json
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from adapters.errors import RMAdapterError
+import typer
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+from service.cli.importers import (
+    BadImport,
+    Labelled,
+    from_coco,
+    from_csv,
+    from_custom_vision,
+    from_folder,
+    from_huggingface,
+    from_label_studio,
+    from_voc,
+)
+from service.cli.terminal import JsonFlag, connected, errors, out, print_json
+from service.cli.upload import counted, show_count, upload_classes
 
+import_app = typer.Typer(no_args_is_help=True, help="Photos that another tool has labelled.")
 
-class BadImport(RMAdapterError):
-    """What was given is not of that kind; says which file and, where there is one, which line."""
-
-
-@dataclass
-class Labelled:
-    """Files by class, and what is left out: (where, why)."""
-
-    classes: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-
-    def add(self, where: str, file: Path, labels: list[str]) -> None:
-        """One photo with the classes that it has: one of them is what can be fitted."""
-        names = sorted(set(filter(None, (label.strip() for label in labels))))
-        if not names:
-            self.left_out.append((where, "it has no class"))
-        elif len(names) > 1:
-            self.left_out.append((where, f"it has several classes: {', '.join(names)}"))
-        elif not file.is_file():
-            self.left_out.append((where, f"there is no file {file}"))
-        else:
-            self.classes[names[0]].append(file)
-
-    @property
-    def count(self) -> int:
-        """How many photos there are, over all classes."""
-        return sum(map(len, self.classes.values()))
+DatasetName = Annotated[str | None, typer.Option(help="of the new data set")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="only count what would be sent")]
+_MAX_NAME = 100  # characters of a data set's name
 
 
-def from_folder(folder: Path) -> Labelled:
-    """A folder a class, as torchvision's ImageFolder has it."""
-    if not folder.is_dir():
-        raise BadImport(f"{folder} is no folder")
-    found = Labelled()
-    for file in sorted(folder.rglob("*")):
-        if not file.is_file() or file.name.startswith("."):
-            continue
-        where = str(file.relative_to(folder))
-        if file.parent == folder:
-            found.left_out.append((where, "it is in no class's folder"))
-        elif file.suffix.lower() not in _SUFFIXES:
-            found.left_out.append((where, "not a picture by its name"))
-        else:
-            found.add(where, file, [file.parent.name])
-    return found
+@import_app.command("custom-vision")
+def import_custom_vision(
+    path: Annotated[Path, typer.Argument(help="a folder with photos and GetTaggedImages' JSON")],
+    name: DatasetName = None,
+    dry_run: DryRun = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """An Azure Custom Vision project's images and tags.
 
-
-def from_csv(file: Path, image: str, label: str) -> Labelled:
-    """A line a photo, with a header; paths are relative to the file."""
-    found = Labelled()
-    with _opened(file) as lines:
-        rows = csv.DictReader(lines)
-        missing = [name for name in (image, label) if name not in (rows.fieldnames or [])]
-        if missing:
-            has = ", ".join(rows.fieldnames or []) or "none"
-            raise BadImport(f"{file}: no column {', '.join(missing)}; its columns: {has}")
-        for row in rows:
-            where = f"{file.name} line {rows.line_num}"
-            if not row[image]:
-                found.left_out.append((where, f"nothing in column {image}"))
-                continue
-            found.add(where, file.parent / row[image], [row[label] or ""])
-    return found
-
-
-def from_coco(file: Path) -> Labelled:
-    """Reads COCO's JSON.
-
-    A photo's class is that of its annotations, where they agree. Photos lie beside the file, or in
-    a folder `images` there.
+    Example: rmadapter import custom-vision ./export
     """
-    document = _json(file)
-    found = Labelled()
-    try:
-        names = {category["id"]: str(category["name"]) for category in document["categories"]}
-        labels: dict[Any, list[str]] = defaultdict(list)
-        for annotation in document["annotations"]:
-            labels[annotation["image_id"]].append(names[annotation["category_id"]])
-        images = [(image["id"], str(image["file_name"])) for image in document["images"]]
-    except (KeyError, TypeError) as error:
-        raise BadImport(f"{file}: not COCO's format: {error} is missing") from error
-    for key, name in images:
-        places = [file.parent / name, file.parent / "images" / name]
-        found.add(name, next((p for p in places if p.is_file()), places[0]), labels[key])
-    return found
+    _import(path, name, dry_run, as_json, from_custom_vision)
 
 
-def from_custom_vision(path: Path) -> Labelled:
-    """Reads an Azure Custom Vision project.
+@import_app.command("csv")
+def import_csv(
+    file: Annotated[Path, typer.Argument(help="a line a photo")],
+    image: Annotated[
+        str, typer.Option(help="the column of paths, from the file on: its name or number")
+    ] = "image",
+    label: Annotated[str, typer.Option(help="the column of classes")] = "label",
+    name: DatasetName = None,
+    dry_run: DryRun = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Photos and classes of a CSV file, whatever its encoding and delimiter.
 
-    It is a folder with the photos and one or more JSON files of what the Training API's
-    GetTaggedImages (or GetImages) answers: a list of images, each with `id` and `tags` of
-    `tagName`. A photo is the file whose name, without its ending, is the image's `id`, or
-    that `fileName` or `path` names; or the folder holds a folder a tag.
+    Example: rmadapter import csv labels.csv --image path --label species
     """
-    documents = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    folder = path if path.is_dir() else path.parent
-    if not documents:
-        return from_folder(path)
-    files = {file.stem: file for file in sorted(folder.rglob("*")) if _is_picture(file)}
-    found = Labelled()
-    seen: set[str] = set()
-    for document in documents:
-        for image in _images(document):
-            name = str(image.get("id") or image.get("imageId") or "")
-            if name in seen:
-                continue
-            seen.add(name)
-            given = image.get("fileName") or image.get("path")
-            file = folder / str(given) if given else files.get(name, folder / f"{name}.jpg")
-            where = f"{document.name}: {name or given}"
-            found.add(where, file, [str(tag.get("tagName", "")) for tag in _tags(image)])
-    return found
+    _import(file, name, dry_run, as_json, lambda path: from_csv(path, image, label))
 
 
-def _is_picture(file: Path) -> bool:
-    return file.is_file() and file.suffix.lower() in _SUFFIXES
+@import_app.command("folder")
+def import_folder(
+    path: Annotated[Path, typer.Argument(help="a folder a class, also within train, val, test")],
+    name: DatasetName = None,
+    dry_run: DryRun = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """A folder a class, as torchvision's ImageFolder and YOLO's classification have it.
+
+    Example: rmadapter import folder ./flowers
+    """
+    _import(path, name, dry_run, as_json, from_folder)
 
 
-def _images(document: Path) -> Iterator[dict[str, Any]]:
-    content = _json(document)
-    images = content.get("images", content.get("value")) if isinstance(content, dict) else content
-    if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
-        raise BadImport(f"{document}: no list of images with tags, as GetTaggedImages answers it")
-    yield from images
+@import_app.command("coco")
+def import_coco(
+    path: Annotated[Path, typer.Argument(help="the JSON file, or the folder that was exported")],
+    name: DatasetName = None,
+    dry_run: DryRun = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """COCO: photos of one class whole, photos of several box by box.
+
+    Example: rmadapter import coco annotations/instances_val2017.json
+    """
+    _import(path, name, dry_run, as_json, from_coco)
 
 
-def _tags(image: dict[str, Any]) -> list[dict[str, Any]]:
-    """An object-detection project's regions have tags too."""
-    tags = list(image.get("tags") or []) + list(image.get("regions") or [])
-    return [tag for tag in tags if isinstance(tag, dict)]
+@import_app.command("voc")
+def import_voc(
+    path: Annotated[Path, typer.Argument(help="a folder with Annotations and JPEGImages")],
+    name: DatasetName = None,
+    dry_run: DryRun = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Pascal VOC: every box is a photo of its class.
+
+    Example: rmadapter import voc VOCdevkit/VOC2012
+    """
+    _import(path, name, dry_run, as_json, from_voc)
 
 
-def _opened(file: Path) -> Any:
-    try:
-        return file.open(newline="", encoding="utf-8-sig")
-    except OSError as error:
-        raise BadImport(f"{file} cannot be read: {error.strerror}") from error
+@import_app.command("label-studio")
+def import_label_studio(
+    path: Annotated[Path, typer.Argument(help="its JSON or JSON-MIN, the photos beside it")],
+    name: DatasetName = None,
+    dry_run: DryRun = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Label Studio's choices and rectangles.
+
+    Example: rmadapter import label-studio export.json
+    """
+    _import(path, name, dry_run, as_json, from_label_studio)
 
 
-def _json(file: Path) -> Any:
-    try:
-        with _opened(file) as stream:
-            return json.load(stream)
-    except ValueError as error:
-        raise BadImport(f"{file} is not JSON: {error}") from error
+@import_app.command("huggingface")
+def import_huggingface(
+    path: Annotated[Path, typer.Argument(help="a folder with metadata.csv or metadata.jsonl")],
+    label: Annotated[str | None, typer.Option(help="the field of the class")] = None,
+    name: DatasetName = None,
+    dry_run: DryRun = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Hugging Face's imagefolder.
+
+    Example: rmadapter import huggingface ./dataset --label species
+    """
+    _import(path, name, dry_run, as_json, lambda folder: from_huggingface(folder, label))
+
+
+def _import(
+    path: Path, name: str | None, dry_run: bool, as_json: bool, read: Callable[[Path], Labelled]
+) -> None:
+    with errors():
+        labelled = read(path)
+        show_count(labelled)
+        if not labelled.classes:
+            raise BadImport(f"{path}: there is no photo with a class")
+        if dry_run:
+            _show_dry_run(labelled, as_json)
+        else:
+            _send((name or path.absolute().stem)[:_MAX_NAME], labelled, as_json)
+
+
+def _show_dry_run(labelled: Labelled, as_json: bool) -> None:
+    if as_json:
+        print_json(counted(labelled))
+    else:
+        out.print("nothing was sent")
+
+
+def _send(name: str, labelled: Labelled, as_json: bool) -> None:
+    with connected() as client:
+        dataset = client.create_dataset(name)
+        taken = upload_classes(client, dataset, labelled)
+    if as_json:
+        answer = {"dataset": dataset, "accepted": taken}
+        print_json(
+            answer | {key: counted(labelled)[key] for key in ("left_out", "left_out_by_reason")}
+        )
+    else:
+        out.print(f"{taken} photos of {len(labelled.classes)} classes in {dataset}")
+        out.print(f"next: rmadapter fit --dataset {dataset} --adapter NAME", soft_wrap=True)

@@ -233,6 +233,7 @@ class UploadOut(BaseModel):
             ],
             "labels": {"rose": 16},
             "duplicates": ["rose/IMG_0002.jpg"],
+            "warnings": ["rose/IMG_0003.jpg: the JPEG is cut short: its last rows may be missing"],
         }
     )
 
@@ -242,6 +243,9 @@ class UploadOut(BaseModel):
         [], description="of the accepted, files whose picture was in that class already"
     )
     labels: dict[str, int]
+    warnings: list[str] = Field(
+        [], description="what may be wrong with what was taken: damaged photos, names in an archive"
+    )
 
 
 class JobIn(_In):

@@ -129,13 +129,14 @@ function dropZone(id, done) {
   return [zone];
 }
 
-function summary({ accepted, rejected, duplicates }) {
+function summary({ accepted, rejected, duplicates, warnings }) {
   const list = (title, lines) => lines.length
     ? h("details", { open: lines.length < 6 }, h("summary", {}, title), h("ul", {}, lines.map((line) => h("li", {}, line)))) : null;
   return [
     h("p", {}, `${plural(accepted, "new photo")} added.`),
     list(`${plural(rejected.length, "file")} not added`, rejected.map((r) => `${r.file}: ${r.reason}`)),
     list(`${plural(duplicates.length, "photo")} there already`, duplicates),
+    list(`${plural(warnings.length, "warning")}`, warnings),
   ].filter(Boolean);
 }
 

@@ -6,6 +6,7 @@ import io
 import tarfile
 import tracemalloc
 import zipfile
+import zlib
 
 import pytest
 
@@ -66,9 +67,114 @@ def test_entries_that_cannot_be_trusted_are_rejected_and_the_rest_is_read(
 
 
 @both_kinds
-def test_what_a_desktop_adds_is_left_out_without_a_word(pack) -> None:
-    junk = {"__MACOSX/cat/._1.jpg": b"", "cat/.DS_Store": b"", "cat/Thumbs.db": b""}
-    assert len(list(read_archive(pack(junk | GOOD), LIMITS))) == 2
+@pytest.mark.parametrize(
+    "name",
+    [
+        "__MACOSX/cat/._1.jpg",
+        "cat/.DS_Store",
+        "cat/THUMBS.DB",
+        "cat/.ipynb_checkpoints/1-checkpoint.jpg",
+        "cat/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg",
+        ".thumbnails/1.jpg",
+        "cat/.AppleDouble/1.jpg",
+        "#recycle/cat/1.jpg",
+        "$RECYCLE.BIN/S-1-5/1.jpg",
+        "System Volume Information/1.jpg",
+        "lost+found/1.jpg",
+        "cat/@Recycle/1.jpg",
+        "#snapshot/day/1.jpg",
+        "cat/1.jpg@SynoEAStream",
+        "__MACOSX\\cat\\1.jpg",
+    ],
+)
+def test_what_desktops_and_file_servers_add_is_left_out_without_a_word(pack, name: str) -> None:
+    read = list(read_archive(pack({name: b"x"} | GOOD), LIMITS))
+    assert read == [Sample("cat", "1.jpg", b"one"), Sample("dog", "2.jpg", b"two")]
+
+
+def zip_of_names(*names: bytes, flags: int = 0, extra: bytes = b"") -> io.BytesIO:
+    """A zip file whose entries' names are these bytes."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for number, name in enumerate(names):
+            entry = zipfile.ZipInfo(f"{number:0{len(name)}}")
+            entry.extra = extra
+            archive.writestr(entry, b"x")
+    data = bytearray(stream.getvalue())
+    for number, name in enumerate(names):
+        data = data.replace(f"{number:0{len(name)}}".encode(), name)
+    if flags:
+        for head, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            data[data.index(head) + place + 1] |= flags >> 8
+    return io.BytesIO(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("raw", "label", "said"),
+    [
+        ("Löwenzahn/1.jpg".encode(), "Löwenzahn", ""),  # macOS: UTF-8 without the flag
+        ("蒲公英/1.jpg".encode(), "蒲公英", ""),
+        ("Löwenzahn/1.jpg".encode("cp437"), "Löwenzahn", "old code page: 'Löwenzahn/1.jpg'"),
+        ("蒲公英/1.jpg".encode("gbk"), "╞╤╣½╙ó", "unknown encoding, shown wrongly: '╞╤╣½╙ó/1.jpg'"),
+        ("Löwenzahn/1.jpg".encode("cp1252"), "L÷wenzahn", "unknown encoding"),
+    ],
+)
+def test_a_zip_name_without_the_utf8_flag_is_utf8_else_code_page_437_and_said(
+    raw: bytes, label: str, said: str
+) -> None:
+    warnings: list[str] = []
+    (sample,) = read_archive(zip_of_names(raw), LIMITS, warnings.append)
+    assert isinstance(sample, Sample) and (sample.label, sample.data) == (label, b"x")
+    assert len(warnings) == bool(said)
+    assert all(said in warning for warning in warnings)
+
+
+def test_a_zip_names_unicode_field_goes_before_its_code_page() -> None:
+    raw, name = "蒲公英/1.jpg".encode("gbk"), "蒲公英/1.jpg".encode()
+    field = b"\1" + zlib.crc32(raw).to_bytes(4, "little") + name
+    extra = (0x7075).to_bytes(2, "little") + len(field).to_bytes(2, "little") + field
+    warnings: list[str] = []
+    (sample,) = read_archive(zip_of_names(raw, extra=extra), LIMITS, warnings.append)
+    assert (sample.label, warnings) == ("蒲公英", [])
+
+
+def test_a_zip_name_marked_utf8_that_is_not_is_refused_by_its_reason() -> None:
+    packed = zip_of_names("Löwenzahn/1.jpg".encode("cp1252"), flags=1 << 11)
+    with pytest.raises(Invalid) as refused:
+        list(read_archive(packed, LIMITS))
+    assert "marked as UTF-8 and is not" in refused.value.problems[0].reason
+
+
+def test_a_tar_name_that_is_not_utf8_is_read_by_a_code_page_and_said() -> None:
+    packed = tarred({"L\udcf6wenzahn/1.jpg": b"x"}, "w")
+    warnings: list[str] = []
+    (sample,) = read_archive(packed, LIMITS, warnings.append)
+    assert sample.label == "Löwenzahn"
+    assert "'Löwenzahn/1.jpg'" in warnings[0]
+
+
+@both_kinds
+@pytest.mark.parametrize(
+    ("files", "labels"),
+    [
+        (["12:30/1.jpg", "a:b/1.jpg"], ["12:30", "a:b"]),
+        (["rose/images/1.jpg", "tulip/images/2.jpg"], ["rose", "tulip"]),
+        (["s/n01/images/1.JPEG", "s/n01/box.txt", "s/n02/Images/2.JPEG"], ["n01", "n01", "n02"]),
+        (["rose/train/1.jpg", "rose/val/2.jpg", "tulip/train/3.jpg"], ["rose", "rose", "tulip"]),
+        (["train/rose/1.jpg", "val/rose/2.jpg"], ["rose", "rose"]),
+        (["train/images/1.jpg", "val/images/2.jpg"], ["images", "images"]),
+        (["set/photo/1.jpg", "set/drawing/2.jpg"], ["photo", "drawing"]),
+        (["rose/images/1.jpg", "rose/images/2.jpg"], ["rose", "rose"]),
+        (["set/train/1.jpg", "set/val/2.jpg"], ["train", "val"]),
+        (["images/1.jpg"], ["images"]),
+        (["rose/images/1.jpg", "tulip/2.jpg"], ["images", "tulip"]),
+    ],
+)
+def test_the_class_is_the_innermost_folder_whose_name_says_something(
+    pack, files: list[str], labels: list[str]
+) -> None:
+    read = list(read_archive(pack(dict.fromkeys(files, b"x")), LIMITS))
+    assert [item.label for item in read if isinstance(item, Sample)] == labels
 
 
 @both_kinds
@@ -123,6 +229,32 @@ def test_a_tar_header_of_64_megabytes_is_not_unpacked(kind: bytes) -> None:
     claim = tar_header("cat/1.jpg", b"%011o\0" % 2**26, kind)
     packed = io.BytesIO(gzip.compress(claim + b"\0" * 2**26, 1))
     assert peak_memory(packed) < 2**22
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("headers", [1, 40])
+def test_large_tar_headers_are_refused_by_name_and_fill_no_memory(
+    kind: bytes, headers: int
+) -> None:
+    """Records of a few bytes each become a dictionary of many times their size."""
+    records = b"".join(b"12 %07d=\n" % i for i in range(2**21 // 12 // headers))
+    one = tar_header("cat/1.jpg", b"%011o\0" % len(records), kind)
+    packed = (one + records + b"\0" * (-len(records) % 512)) * headers
+    limits = ArchiveLimits(10_000, 2**30, 2**22)
+    assert peak_memory(io.BytesIO(packed), limits) < 2**20
+    with pytest.raises(TooLarge, match="extended header of more than 65,536 bytes"):
+        list(read_archive(io.BytesIO(packed), limits))
+
+
+def test_usual_tar_headers_are_read() -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for number in range(50):
+            entry = tarfile.TarInfo(f"{'蒲公英' * 50}/{number}.jpg")
+            entry.pax_headers = {"SCHILY.xattr.user.note": "x" * 2000}
+            archive.addfile(entry)
+    read = list(read_archive(stream, ArchiveLimits(50, 2**20, 2**20)))
+    assert [item.name for item in read] == [f"{number}.jpg" for number in range(50)]
 
 
 def test_a_tar_file_of_folders_alone_is_refused_when_they_are_too_many() -> None:

@@ -80,10 +80,10 @@ def upload_images(
     labels = _Labels(components.clip, components.records.datasets.get(tenant, dataset).labels)
     accepted, rejected, duplicates = 0, [], []
     new: list[str] = []
-    upload = secrets.token_hex(8)
+    upload, warnings = secrets.token_hex(8), list[str]()
     try:
-        for item in _incoming(components, labels, label, files or [], archive):
-            outcome = _store(components, tenant, dataset, labels, item, upload)
+        for item in _incoming(components, labels, label, files or [], archive, warnings):
+            outcome = _store(components, tenant, dataset, labels, item, upload, warnings)
             if isinstance(outcome, Rejected):
                 rejected.append(outcome)
                 continue
@@ -104,6 +104,7 @@ def upload_images(
         rejected=[RejectedOut(file=r.file, reason=r.reason) for r in rejected],
         duplicates=duplicates,
         labels=components.records.datasets.get(tenant, dataset).labels,
+        warnings=warnings,
     )
 
 
@@ -206,6 +207,7 @@ def _incoming(
     label: str | None,
     files: list[UploadFile],
     archive: UploadFile | None,
+    warnings: list[str],
 ) -> Iterable[Sample | Rejected]:
     if (archive is None) == (not files):
         raise Invalid(
@@ -216,7 +218,7 @@ def _incoming(
         limits = ArchiveLimits(
             settings.max_archive_entries, settings.max_archive_bytes, settings.max_image_bytes
         )
-        return read_archive(archive.file, limits)
+        return read_archive(archive.file, limits, warnings.append)
     if label is None:
         raise Invalid("files need a label", Problem("label", "required"))
     return _labelled(labels.take(label), files)
@@ -234,13 +236,16 @@ def _store(
     labels: _Labels,
     item: Sample | Rejected,
     upload: str,
+    warnings: list[str],
 ) -> Added | Rejected:
     """Where the picture is stored, or why it is not."""
     if isinstance(item, Rejected):
         return item
     name = _path(item)
+    said: list[str] = []
     try:
-        decode_image(item.data, components.clip.spec, image_limits(components.settings))
+        limits = image_limits(components.settings)
+        decode_image(item.data, components.clip.spec, limits, said.append)
         item = replace(item, label=labels.take(item.label))
     except BadImage as error:
         return Rejected(name, str(error))
@@ -249,6 +254,7 @@ def _store(
     added = components.records.datasets.add(tenant, dataset, item, upload)
     if added.label != item.label:
         return Rejected(name, f"the same picture is in class {added.label!r}")
+    warnings += (f"{name}: {text}" for text in said)
     return added
 
 

@@ -7,6 +7,8 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from training.folders import as_javascript
+
 _FILES = Path(__file__).parents[2] / "web"
 _HEADERS = {
     "Content-Security-Policy": (
@@ -28,6 +30,12 @@ router = APIRouter(include_in_schema=False)
 def index() -> FileResponse:
     """The console's only page."""
     return FileResponse(_FILES / "index.html", headers=_HEADERS)
+
+
+@router.get("/console/folders.js")
+def folders() -> Response:
+    """The lists by which folders are read, so that the console leaves out what archives do."""
+    return Response(as_javascript(), media_type="text/javascript", headers=_HEADERS)
 
 
 class _Files(StaticFiles):

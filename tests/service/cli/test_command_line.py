@@ -89,6 +89,54 @@ def test_each_kind_of_import_ends_in_the_same_data_set(run, photos: Path, kind: 
     assert (dataset["name"], dataset["labels"]) == ("mine", {"crab": 2, "lotus": 2})
 
 
+def test_a_dry_run_counts_and_sends_nothing(run, photos: Path, monkeypatch) -> None:
+    (photos / ".DS_Store").write_bytes(b"x")
+    done = run("import", "folder", photos, "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "4 photos of 2 classes: crab 2, lotus 2" in done.output
+    assert "2 left out: 1 × not a picture by its content; 1 × a hidden or system" in done.output
+    assert "nothing was sent" in done.output
+    assert json.loads(run("datasets", "--json").stdout) == []
+    monkeypatch.setenv("RMADAPTER_URL", "http://127.0.0.1:9")  # no service is needed
+    assert json.loads(run("import", "folder", photos, "--dry-run", "--json").stdout) == {
+        "photos": 4,
+        "classes": {"crab": 2, "lotus": 2},
+        "left_out": [{"file": "crab/broken.jpg", "reason": "not a picture by its content"}],
+        "left_out_by_reason": {"not a picture by its content": 1, "a hidden or system file": 1},
+    }
+
+
+def test_an_import_says_its_count_before_it_sends(run, photos: Path) -> None:
+    said = run("import", "folder", photos).stderr
+    assert said.index("4 photos of 2 classes") < said.index("upload")
+
+
+def test_a_class_without_a_good_photo_does_not_end_an_import(run, photos: Path) -> None:
+    """Its files start as pictures do, so that the service finds them broken."""
+    (photos / "apple").mkdir()
+    (photos / "apple" / "1.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut short")
+    done = run("import", "folder", photos, "--json")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    assert answer["accepted"] == 4
+    assert [item["file"] for item in answer["left_out"]] == ["crab/broken.jpg", "apple/1.jpg"]
+    (dataset,) = json.loads(run("datasets", "--json").stdout)
+    assert dataset["labels"] == {"crab": 2, "lotus": 2}
+
+
+def test_boxes_arrive_as_photos_of_their_own(run, photos: Path) -> None:
+    for label in ("crab", "lotus"):
+        (photos / f"{label}.xml").write_text(
+            f"<annotation><filename>{label}/none.jpg</filename><object><name>{label}</name><bndbox>"
+            "<xmin>1</xmin><ymin>1</ymin><xmax>40</xmax><ymax>40</ymax></bndbox></object></annotation>"
+        )
+        next((photos / label).glob("image*")).rename(photos / label / "none.jpg")
+    done = run("import", "voc", photos, "--json")
+    assert json.loads(done.stdout)["accepted"] == 2, done.output
+    (dataset,) = json.loads(run("datasets", "--json").stdout)
+    assert dataset["labels"] == {"crab": 1, "lotus": 1}
+
+
 def test_an_import_of_nothing_makes_no_data_set(run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = run("import", "folder", tmp_path / "empty")

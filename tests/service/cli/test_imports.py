@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cli.imports import (
+from service.cli.importers import (
     BadImport,
     from_coco,
     from_csv,
@@ -13,11 +13,13 @@ from service.cli.imports import (
     from_folder,
 )
 
+PICTURE = b"\xff\xd8\xff\xe0"  # how a JPEG starts
+
 
 def touch(folder: Path, *names: str) -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"")
+        (folder / name).write_bytes(PICTURE)
 
 
 def names(labelled) -> dict[str, list[str]]:
@@ -25,12 +27,13 @@ def names(labelled) -> dict[str, list[str]]:
 
 
 def test_a_folders_name_is_the_class_of_its_photos(tmp_path: Path) -> None:
-    touch(tmp_path, "rose/1.jpg", "rose/deep/2.PNG", "tulip/3.webp", "4.jpg", "rose/notes.txt")
+    touch(tmp_path, "rose/1.jpg", "rose/deep/2.PNG", "tulip/3", "4.jpg")
+    (tmp_path / "rose" / "notes.jpg").write_bytes(b"no picture")
     found = from_folder(tmp_path)
-    assert names(found) == {"rose": ["1.jpg"], "deep": ["2.PNG"], "tulip": ["3.webp"]}
+    assert names(found) == {"rose": ["1.jpg"], "deep": ["2.PNG"], "tulip": ["3"]}
     assert dict(found.left_out) == {
         "4.jpg": "it is in no class's folder",
-        "rose/notes.txt": "not a picture by its name",
+        "rose/notes.jpg": "not a picture by its content",
     }
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Iterator
 
 import pytest
@@ -165,3 +166,23 @@ def test_a_cursor_of_another_list_is_refused(tenant: Client, dataset: str) -> No
     response = tenant.http.get(path, params={"cursor": "dataset_1"})
     assert response.status_code == 422
     assert response.json()["errors"][0]["field"] == "cursor"
+
+
+def test_what_may_be_wrong_with_what_was_taken_is_said(
+    tenant: Client, samples: list[Sample]
+) -> None:
+    photo = Image.open(io.BytesIO(samples[0].data)).convert("RGB")
+    whole, packed = io.BytesIO(), io.BytesIO()
+    photo.save(whole, "JPEG")
+    with zipfile.ZipFile(packed, "w") as archive:  # zipfile writes ASCII names without the flag
+        archive.writestr("L_wenzahn/1.png", samples[1].data)
+        archive.writestr("rose/cut.jpg", whole.getvalue()[:-8])
+        archive.writestr("@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg", whole.getvalue())
+    packed = io.BytesIO(packed.getvalue().replace(b"L_wenzahn", b"L\x94wenzahn"))
+    dataset = tenant.create_dataset("named by an old packer")
+    path = f"/v1/datasets/{dataset}/images"
+    answer = tenant.call("POST", path, files={"archive": ("a.zip", packed.getvalue())})
+    assert answer["labels"] == {"Löwenzahn": 1, "rose": 1}
+    cut, name = sorted(answer["warnings"], reverse=True)
+    assert cut.startswith("rose/cut.jpg: the JPEG is cut short")
+    assert "'Löwenzahn/1.png'" in name
