@@ -76,7 +76,10 @@ class Settings(BaseSettings):
     max_queue_seconds: float = Field(
         2.0, description="a tenant's wait for the device, by its recent speed; then 429"
     )
-    decode_threads: int = Field(4, description="pictures decoded at once")
+    decode_threads: int = Field(
+        4, ge=1, description="pictures decoded at once, of all tenants; each takes 8 bytes a pixel"
+    )
+    upload_threads: int = Field(8, ge=1, description="uploads read at once, of all tenants")
     request_seconds: float = Field(30.0, description="a classify request's deadline")
     drain_seconds: float = Field(
         3.0, description="`serve` after SIGTERM: goes on, while /readyz turns balancers away"

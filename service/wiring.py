@@ -12,6 +12,7 @@ from adapters.bank import Bank
 from adapters.clip import FrozenCLIP, Precision, load_clip
 from adapters.pixels import ImageLimits
 from service.caches import LastKnown
+from service.fair_threads import FairThreads
 from service.inference.backends import open_backend
 from service.inference.classifier import Classifier, Limits
 from service.inference.engine import Engine
@@ -27,6 +28,7 @@ from training.jobs import make_broker
 _REDIS_URL = "redis://127.0.0.1:6379/0"
 _GPU_BATCH = 32
 _CPU_BATCH = 4  # within 5 % of the speed of larger ones, and who comes next waits half as long
+_WAITING_UPLOADS = 64  # of one tenant
 _QUEUE_SECONDS = 10.0  # then a Redis that hangs is taken as gone, and connected to anew
 
 
@@ -40,6 +42,8 @@ class Components:
     engine: Engine
     backend: str  # which one runs the model
     classifier: Classifier
+    decoders: FairThreads  # pictures of classify, uploads and thumbnails
+    uploads: FairThreads  # archives and lists of files, each on a thread while it is read
     keys: LastKnown[Grant]
     versions: LastKnown[Version]
     draining: threading.Event = field(default_factory=threading.Event)  # it is about to stop
@@ -96,9 +100,8 @@ def open_components(settings: Settings, clip: FrozenCLIP | None = None) -> Compo
         settings.max_classes,
         settings.request_seconds,
     )
-    classifier = Classifier(
-        clip, engine, tiers, limits, settings.decode_threads, settings.text_features
-    )
+    decoders = FairThreads(settings.decode_threads, "decode")
+    classifier = Classifier(clip, engine, tiers, limits, decoders, settings.text_features)
     return Components(
         settings=settings,
         records=records,
@@ -106,6 +109,8 @@ def open_components(settings: Settings, clip: FrozenCLIP | None = None) -> Compo
         engine=engine,
         backend=backend.name,
         classifier=classifier,
+        decoders=decoders,
+        uploads=FairThreads(settings.upload_threads, "upload", _WAITING_UPLOADS),
         keys=LastKnown(),
         versions=LastKnown(),
     )

@@ -2,12 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -28,6 +26,7 @@ from adapters.pixels import ImageLimits, Pixels, decode_image
 from service import metrics, tracing
 from service.caches import BoundedCache
 from service.errors import Invalid, Problem, TooLarge, Unavailable
+from service.fair_threads import FairThreads
 from service.inference.admission import Admission
 from service.inference.engine import Engine
 from service.inference.queue import Feature, Row
@@ -91,13 +90,11 @@ class Classifier:
         engine: Engine,
         tiers: Tiers,
         limits: Limits,
-        decode_threads: int,
+        decoders: FairThreads,
         text_features: int,
     ) -> None:
         self._clip, self.engine, self._tiers, self._limits = clip, engine, tiers, limits
-        self._decoders = ThreadPoolExecutor(decode_threads, "decode")
-        self._decodes_of_a_tenant = max(1, decode_threads // 2)
-        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._decoders = decoders
         self._distinct: BoundedCache[int, None] = BoundedCache(text_features)  # lists of names
         self._text: BoundedCache[tuple[str, tuple[str, ...], str], Feature] = BoundedCache(
             text_features
@@ -223,22 +220,8 @@ class Classifier:
             raise TooLarge(f"{len(files)} pictures, more than the {self._limits.images} allowed")
 
     async def _in_turn(self, tenant: str, work: Callable[..., T], *arguments: Any) -> T:
-        """Runs work on at most half of the threads for one tenant.
-
-        Its turn is given back by the work, when it has ended: one who hangs up leaves work behind
-        that still runs, and would else take all threads one turn after another.
-        """
-        loop = asyncio.get_running_loop()
-        turn = self._turns.setdefault(tenant, asyncio.Semaphore(self._decodes_of_a_tenant))
-        await turn.acquire()
-        running = self._decoders.submit(work, *arguments)
-
-        def give_back(_: object) -> None:
-            with suppress(RuntimeError):  # the loop has closed: the server has stopped
-                loop.call_soon_threadsafe(turn.release)
-
-        running.add_done_callback(give_back)
-        return await asyncio.wrap_future(running)
+        """Runs work on the decoders' threads, in the tenant's turn."""
+        return await asyncio.wrap_future(self._decoders.submit(tenant, work, *arguments))
 
     async def decode_picture(
         self, tenant: str, data: bytes, warn: Callable[[str], None] = lambda _: None

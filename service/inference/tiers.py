@@ -19,13 +19,14 @@ from adapters.clip import FrozenCLIP
 from adapters.errors import BadArtifact, DoesNotFit
 from service import metrics
 from service.caches import BoundedCache
-from service.errors import NotFound
+from service.errors import NotFound, TooMany
 from service.inference.engine import Engine
 from service.inference.version import ServedVersion
 
 Tier = Literal["device", "host", "blob"]
 
 _WORKING_SET_SECONDS = 60.0
+_SLOT_SECONDS = 5.0  # a slot is leased for the device's work alone: some batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class Tiers:
         self._host: BoundedCache[str, AdapterWeights] = BoundedCache(host_adapters)
         self._loading: dict[str, asyncio.Task[Tier]] = {}
         self._released = asyncio.Condition()
+        self._owners: dict[str, str] = {}  # sha256 of a leased adapter → its tenant
+        self._waiting: Counter[str] = Counter()  # tenants that wait for a slot
         self._used: OrderedDict[str, float] = OrderedDict()  # sha256 → when, oldest first
 
     @asynccontextmanager
@@ -77,6 +80,7 @@ class Tiers:
         sha = version.sha256
         self._count_use(sha)
         self._leases[sha] += 1  # from now on its slot is not given away
+        self._owners[sha] = version.tenant
         name = f"{version.tenant}/{version.adapter}"
         if name in self._pinned:
             self._pinned[name] = sha
@@ -89,8 +93,9 @@ class Tiers:
             self._leases[sha] -= 1
             if not self._leases[sha]:
                 del self._leases[sha]
+                self._owners.pop(sha, None)
             async with self._released:
-                self._released.notify()
+                self._released.notify_all()
 
     async def _ensure(self, version: ServedVersion) -> Tier:
         sha = version.sha256
@@ -115,7 +120,7 @@ class Tiers:
         else:
             weights = self._host[sha]
         self._host.keep(sha, weights)
-        slot = await self._take_slot()
+        slot = await self._take_slot(version.tenant)
         try:
             await asyncio.wrap_future(self._engine.write(slot, weights))
         except BaseException:
@@ -136,17 +141,40 @@ class Tiers:
         check_clip(artifact.manifest, self._clip)
         return artifact.weights
 
-    async def _take_slot(self) -> int:
-        """A free slot, or that of the least recently used adapter that none leases or pins."""
-        while not self._free:
-            kept = {*self._leases, *self._pinned.values()}
-            idle = next((sha for sha in self._resident if sha not in kept), None)
-            if idle is not None:
-                metrics.ADAPTER_EVICTIONS.inc()
-                return self._resident.pop(idle)
-            async with self._released:
-                await self._released.wait()
-        return self._free.pop()
+    async def _take_slot(self, tenant: str) -> int:
+        """A free slot, or that of the least recently used adapter that none leases or pins.
+
+        Raises:
+            TooMany: none was free for this tenant within `_SLOT_SECONDS`.
+        """
+        self._waiting[tenant] += 1
+        try:
+            async with asyncio.timeout(_SLOT_SECONDS), self._released:
+                while (slot := self._slot_for(tenant)) is None:
+                    await self._released.wait()
+                return slot
+        except TimeoutError as error:
+            raise TooMany("all slots for adapters are in use", retry_after=1) from error
+        finally:
+            self._waiting[tenant] -= 1
+            if not self._waiting[tenant]:
+                del self._waiting[tenant]
+
+    def _slot_for(self, tenant: str) -> int | None:
+        """A slot, if the tenant may take one now: at most half of them while another waits."""
+        in_use = sum(
+            self._owners.get(sha) == tenant for sha in self._leases if sha in self._resident
+        )
+        if len(self._waiting) > 1 and in_use >= max(1, self._capacity // 2):
+            return None
+        if self._free:
+            return self._free.pop()
+        kept = {*self._leases, *self._pinned.values()}
+        idle = next((sha for sha in self._resident if sha not in kept), None)
+        if idle is None:
+            return None
+        metrics.ADAPTER_EVICTIONS.inc()
+        return self._resident.pop(idle)
 
     def _count_use(self, sha: str) -> None:
         now = time.monotonic()

@@ -10,12 +10,12 @@ from service.records.deletion import Deletion
 from service.records.formats import check_blobs
 from service.records.jobs import Bounds, Jobs
 from service.records.rates import Rate, Rates
-from service.records.store import RecordStore, connect
+from service.records.store import Breaker, RecordStore, connect
 from service.records.tenants import Tenants
 from service.settings import Settings
 from training.jobs import make_broker
 
-_RATES_TIMEOUT = 0.2  # seconds: a call is let through rather than kept waiting
+_LOOKUP_TIMEOUT = 0.3  # seconds: then classify goes on with what it remembers
 _DAY_SECONDS = 24 * 3600
 
 
@@ -52,12 +52,14 @@ class Records:
 def open_records(redis_url: str, blob_url: str, settings: Settings) -> Records:
     """Connects at the first use; nothing fails here."""
     store, blobs = connect(redis_url), Blobs(blob_url, settings.s3_keys())
+    breaker = Breaker()  # a change waits longer than a lookup, and has a breaker of its own
+    lookups = connect(redis_url, _LOOKUP_TIMEOUT, breaker)  # what every classify request asks
     broker = make_broker(store)  # so that a Redis that is away is Unavailable here too
     deletion = Deletion(store, blobs)
     return Records(
         store=store,
         blobs=blobs,
-        tenants=Tenants(store, blobs, deletion, settings.max_tenant_keys),
+        tenants=Tenants(store, blobs, deletion, settings.max_tenant_keys, lookups),
         datasets=Datasets(
             store,
             blobs,
@@ -78,9 +80,9 @@ def open_records(redis_url: str, blob_url: str, settings: Settings) -> Records:
                 settings.max_ended_jobs,
             ),
         ),
-        adapters=Adapters(store, blobs, deletion),
+        adapters=Adapters(store, blobs, deletion, lookups),
         rates=Rates(
-            connect(redis_url, _RATES_TIMEOUT),
+            connect(redis_url, _LOOKUP_TIMEOUT, breaker),
             {
                 "classify": Rate(settings.classify_rate, settings.classify_burst),
                 "manage": Rate(settings.manage_rate, settings.manage_burst),

@@ -117,8 +117,11 @@ class Adapter:
 class Adapters:
     """Adds, publishes, finds and deletes versions."""
 
-    def __init__(self, store: RecordStore, blobs: Blobs, deletion: Deletion) -> None:
+    def __init__(
+        self, store: RecordStore, blobs: Blobs, deletion: Deletion, lookups: RecordStore
+    ) -> None:
         self._store, self._blobs, self._deletion = store, blobs, deletion
+        self._lookups = lookups
 
     def next_number(self, tenant: str, adapter: str) -> int:
         """A number that no version of this adapter had or will have."""
@@ -238,7 +241,7 @@ class Adapters:
         if wanted is None:
             self.get(tenant, adapter)
             raise Conflict(f"no version of {adapter!r} is published")
-        record = self._store.hget(self._name(tenant, adapter, "versions"), str(wanted))
+        record = self._lookups.hget(self._name(tenant, adapter, "versions"), str(wanted))
         if record is None:
             raise NotFound(f"there is no version {wanted} of an adapter {adapter!r}")
         return _read(record)
@@ -335,7 +338,7 @@ class Adapters:
         return self._store.tenant_step(tenant, script, keys, *args, frees=frees)
 
     def _live(self, tenant: str, adapter: str) -> int | None:
-        live = self._store.hget(self._name(tenant, adapter), "live")
+        live = self._lookups.hget(self._name(tenant, adapter), "live")
         return int(live) if live else None
 
     @staticmethod

@@ -5,6 +5,7 @@ The one file that knows Redis's errors.
 
 import re
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from service.records.formats import check_format
 T = TypeVar("T")
 
 PREFIX = "rmadapter"
+_PAUSE_SECONDS = 1.0  # between two looks at a Redis that hangs
 _TIMEOUT = 5.0  # seconds; a record is read in under a millisecond
 # Errors of a Redis that is there but cannot serve now: full memory, a replica's turn, a failover.
 # redis-py cuts the word off that an answer begins with, where it has a class for it.
@@ -61,8 +63,42 @@ _FULL_TOO = "#!lua flags=allow-oom"  # a step that frees memory works when there
 _NO_TENANT = "NOTENANT"
 
 
+class Breaker:
+    """Spares everybody the wait for a Redis that hangs: one waits, the others are told at once.
+
+    It opens when an answer did not come in time. From then on, every `_PAUSE_SECONDS`, one command
+    is let through to look whether Redis answers again.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._open_until = threading.Lock(), 0.0
+
+    def check(self) -> None:
+        """Raises Unavailable while it is open, except for the one that looks."""
+        with self._lock:
+            if not self._open_until:
+                return
+            clock = time.monotonic()
+            if clock < self._open_until:
+                raise Unavailable("Redis does not answer")
+            self._open_until = clock + _PAUSE_SECONDS  # this one looks
+
+    def timed_out(self) -> None:
+        """Opens it."""
+        with self._lock:
+            self._open_until = time.monotonic() + _PAUSE_SECONDS
+
+    def answered(self) -> None:
+        """Closes it."""
+        if self._open_until:
+            with self._lock:
+                self._open_until = 0.0
+
+
 class RecordStore(redis.Redis):  # type: ignore[misc]
     """Redis, with its errors translated."""
+
+    breaker = Breaker()  # of one that `connect` made: shared by all connections to this Redis
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Runs one command.
@@ -70,7 +106,7 @@ class RecordStore(redis.Redis):  # type: ignore[misc]
         Raises:
             Unavailable: Redis does not answer, or cannot write now.
         """
-        with _translated():
+        with _translated(self.breaker):
             return super().execute_command(*args, **options)
 
     def tenant_step(
@@ -104,13 +140,16 @@ class RecordStore(redis.Redis):  # type: ignore[misc]
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "RecordPipeline":
         """Commands sent together; in one transaction unless told otherwise."""
-        return RecordPipeline(
-            self.connection_pool, self.response_callbacks, transaction, shard_hint
-        )
+        how = (self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        made = RecordPipeline(*how)
+        made.breaker = self.breaker
+        return made
 
 
 class RecordPipeline(Pipeline):  # type: ignore[misc]
     """Commands of Redis sent together, with its errors translated."""
+
+    breaker = Breaker()
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Sends them, and gives their answers.
@@ -118,27 +157,38 @@ class RecordPipeline(Pipeline):  # type: ignore[misc]
         Raises:
             Unavailable: Redis does not answer, or cannot write now.
         """
-        with _translated():
+        with _translated(self.breaker):
             answers: list[Any] = super().execute(raise_on_error)
             return answers
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(breaker: Breaker) -> Iterator[None]:
+    breaker.check()
     try:
         yield
+        breaker.answered()
     except (redis.ConnectionError, redis.TimeoutError) as error:
         metrics.STORE_ERRORS.labels("redis").inc()
+        if isinstance(error, redis.TimeoutError):
+            breaker.timed_out()
         raise Unavailable("Redis does not answer") from error
     except redis.RedisError as error:
+        breaker.answered()
         if isinstance(error, _REFUSALS) or any(word in str(error) for word in _REFUSED):
             metrics.STORE_ERRORS.labels("redis").inc()
             raise Unavailable("Redis cannot write now") from error
         raise
 
 
-def connect(url: str, timeout: float = _TIMEOUT) -> RecordStore:
-    """Text in, text out. Connects at the first command; `timeout` in seconds."""
+def connect(url: str, timeout: float = _TIMEOUT, breaker: Breaker | None = None) -> RecordStore:
+    """A client that takes text and gives text. It connects at the first command.
+
+    Args:
+        url: where Redis is.
+        timeout: seconds that one command may take.
+        breaker: shared with other clients of the same Redis; None: one of its own.
+    """
     store: RecordStore = RecordStore.from_url(
         url,
         decode_responses=True,
@@ -146,6 +196,7 @@ def connect(url: str, timeout: float = _TIMEOUT) -> RecordStore:
         socket_connect_timeout=timeout,
         redis_connect_func=refuse_newer,
     )
+    store.breaker = breaker or Breaker()
     return store
 
 

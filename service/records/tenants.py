@@ -137,9 +137,16 @@ def hash_key(api_key: str) -> str:
 class Tenants:
     """Makes, finds and erases tenants, and keeps their keys."""
 
-    def __init__(self, store: RecordStore, blobs: Blobs, deletion: Deletion, max_keys: int) -> None:
+    def __init__(
+        self,
+        store: RecordStore,
+        blobs: Blobs,
+        deletion: Deletion,
+        max_keys: int,
+        lookups: RecordStore,
+    ) -> None:
         self._store, self._blobs, self._deletion = store, blobs, deletion
-        self._max_keys = max_keys
+        self._max_keys, self._lookups = max_keys, lookups
 
     def create(self, name: str) -> tuple[Tenant, str]:
         """A new tenant and its first key, which may do everything of the tenant."""
@@ -235,7 +242,7 @@ class Tenants:
             Unauthorized: no tenant has this key.
         """
         hashed = hash_key(api_key)
-        found: str | None = self._store.eval(_GRANT, 2, _key_name(hashed), TENANT_RECORDS, hashed)
+        found: str | None = self._lookups.eval(_GRANT, 2, _key_name(hashed), TENANT_RECORDS, hashed)
         if found is None:
             raise Unauthorized("the API key is not known")
         tenant, _, scope = found.partition(" ")

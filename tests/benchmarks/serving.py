@@ -18,6 +18,7 @@ from PIL import Image
 from adapters.artifact import Artifact, Manifest, encode_artifact
 from adapters.clip import FrozenCLIP
 from adapters.pixels import decode_image
+from service.fair_threads import FairThreads
 from service.inference.backends import open_backend
 from service.inference.classifier import Classifier, Limits, Question, Upload
 from service.inference.engine import Engine
@@ -300,6 +301,6 @@ def serving(settings: Settings, clip: FrozenCLIP, shelf: Shelf, slots: int) -> I
     limits = Limits(image_limits(settings), 256, 1000, 600.0)
     engine.start()
     try:
-        yield Classifier(clip, engine, tiers, limits, 2, 100_000)
+        yield Classifier(clip, engine, tiers, limits, FairThreads(2, "decode"), 100_000)
     finally:
         engine.stop()

@@ -1,40 +1,28 @@
 """/v1/datasets: data sets and their pictures."""
 
-import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from dataclasses import replace
-from pathlib import PurePosixPath
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
+from starlette.concurrency import run_in_threadpool
 
-from adapters.clip import FrozenCLIP
-from adapters.errors import BadClasses, BadImage
-from adapters.names import has_control, normal_name
-from adapters.pixels import decode_image, media_type, thumbnail
-from service.archives import ArchiveLimits, Rejected, read_archive
-from service.errors import Invalid, OverQuota, Problem, TooLarge
+from adapters.pixels import media_type, thumbnail
 from service.http.auth import ComponentsDep, Manager
 from service.http.examples import PHOTO
+from service.http.labels import Labels
 from service.http.paging import Cursor, Limit, PageOut
 from service.http.paths import DatasetPath, ImagePath
 from service.http.schemas import (
-    MAX_NAME,
     DatasetOut,
     ImageOut,
     MoveIn,
     Named,
-    RejectedOut,
     UploadOut,
 )
-from service.records.datasets import Added
-from service.wiring import Components, image_limits
-from training.data import Sample
+from service.http.uploads import Upload
+from service.wiring import image_limits
 
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
-
-_MAX_NAME = 255
 
 
 @router.post("", status_code=201)
@@ -65,7 +53,7 @@ def delete_dataset(components: ComponentsDep, tenant: Manager, dataset: DatasetP
 
 
 @router.post("/{dataset}/images")
-def upload_images(
+async def upload_images(
     components: ComponentsDep,
     tenant: Manager,
     dataset: DatasetPath,
@@ -77,35 +65,11 @@ def upload_images(
 
     Send `label` with `files`, or one `archive` (zip or tar, with a folder per class).
     """
-    labels = _Labels(components.clip, components.records.datasets.get(tenant, dataset).labels)
-    accepted, rejected, duplicates = 0, [], []
-    new: list[str] = []
-    upload, warnings = secrets.token_hex(8), list[str]()
-    try:
-        for item in _incoming(components, labels, label, files or [], archive, warnings):
-            outcome = _store(components, tenant, dataset, labels, item, upload, warnings)
-            if isinstance(outcome, Rejected):
-                rejected.append(outcome)
-                continue
-            accepted += 1
-            if outcome.new:
-                new.append(outcome.digest)
-            else:
-                duplicates.append(_path(item))
-    except (Invalid, OverQuota, TooLarge):  # all of an upload or, as its answer says, nothing
-        components.records.datasets.undo(tenant, dataset, upload, new)
-        raise
-    components.records.datasets.confirm(tenant, dataset, upload, new)
-    if not accepted:
-        problems = [Problem(r.file, r.reason) for r in rejected]
-        raise Invalid("no picture was good", *(problems or [Problem("files", "none were sent")]))
-    return UploadOut(
-        accepted=accepted,
-        rejected=[RejectedOut(file=r.file, reason=r.reason) for r in rejected],
-        duplicates=duplicates,
-        labels=components.records.datasets.get(tenant, dataset).labels,
-        warnings=warnings,
-    )
+
+    def work() -> UploadOut:
+        return Upload(components, tenant, dataset).run(label, files or [], archive)
+
+    return await asyncio.wrap_future(components.uploads.submit(tenant, work))
 
 
 @router.get("/{dataset}/images")
@@ -123,7 +87,7 @@ def list_images(
 
 
 @router.get("/{dataset}/images/{image}", response_class=Response, responses=PHOTO)
-def get_image(
+async def get_image(
     request: Request,
     components: ComponentsDep,
     tenant: Manager,
@@ -134,7 +98,8 @@ def get_image(
     ] = None,
 ) -> Response:
     """Answers with a photo as it was sent, or, with `size`, as a small square JPEG."""
-    found = components.records.datasets.image(tenant, dataset, image)
+    records = components.records.datasets
+    found = await run_in_threadpool(records.image, tenant, dataset, image)
     headers = {
         "ETag": f'"{found.digest}-{size or "whole"}"',
         "Cache-Control": "private, max-age=31536000, immutable",  # its name is that of its bytes
@@ -143,10 +108,12 @@ def get_image(
     }
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    data = components.records.datasets.data(tenant, dataset, found.digest)
+    data = await run_in_threadpool(records.data, tenant, dataset, found.digest)
     if size is None:
         return Response(data, media_type=media_type(data), headers=headers)
-    small = thumbnail(data, size, image_limits(components.settings))
+    limits = image_limits(components.settings)
+    shrunk = components.decoders.submit(tenant, thumbnail, data, size, limits)
+    small = await asyncio.wrap_future(shrunk)
     return Response(small, media_type="image/jpeg", headers=headers)
 
 
@@ -158,7 +125,8 @@ def move_image(
     present = components.records.datasets.image(tenant, dataset, image).label
     known = components.records.datasets.get(tenant, dataset).labels
     others = (label for label in known if label != present)  # so that a class can be renamed
-    label = _Labels(components.clip, others).take(body.label)
+    most = components.settings.max_classes
+    label = Labels(components.clip, others, most).take(body.label)
     return ImageOut.of(components.records.datasets.move(tenant, dataset, image, label))
 
 
@@ -169,94 +137,3 @@ def delete_image(
     """Deletes one photo."""
     components.records.datasets.image(tenant, dataset, image)
     components.records.datasets.remove(tenant, dataset, image)
-
-
-class _Labels:
-    """The labels of a data set, to which an upload adds."""
-
-    def __init__(self, clip: FrozenCLIP, known: Iterable[str]) -> None:
-        self._clip = clip
-        self._known: dict[tuple[int, ...], str] = {}
-        for label in known:
-            with suppress(BadClasses):  # an earlier release took longer ones
-                self._known[clip.prompt_ids(label)] = label
-
-    def take(self, label: str) -> str:
-        """A label's normal form, or the form in which the data set has it already.
-
-        Raises:
-            Invalid: empty, too long, not printable, or read by the model as another label is.
-        """
-        name = normal_name(label)
-        if not name or len(label) > MAX_NAME or has_control(label):
-            reason = f"{label[:120]!r} is not 1 to {MAX_NAME} printable characters"
-            raise Invalid("a label cannot be used", Problem("label", reason))
-        try:
-            known = self._known.setdefault(self._clip.prompt_ids(name), name)
-        except BadClasses as error:
-            raise Invalid("a label is too long", Problem("label", str(error))) from error
-        if normal_name(known) != name:
-            reason = f"{name!r} reads the same to the model as {known!r}, which is there already"
-            raise Invalid("two labels read the same", Problem("label", reason))
-        return known
-
-
-def _incoming(
-    components: Components,
-    labels: _Labels,
-    label: str | None,
-    files: list[UploadFile],
-    archive: UploadFile | None,
-    warnings: list[str],
-) -> Iterable[Sample | Rejected]:
-    if (archive is None) == (not files):
-        raise Invalid(
-            "send either files with a label, or one archive", Problem("files", "required")
-        )
-    if archive is not None:
-        settings = components.settings
-        limits = ArchiveLimits(
-            settings.max_archive_entries, settings.max_archive_bytes, settings.max_image_bytes
-        )
-        return read_archive(archive.file, limits, warnings.append)
-    if label is None:
-        raise Invalid("files need a label", Problem("label", "required"))
-    return _labelled(labels.take(label), files)
-
-
-def _labelled(label: str, files: list[UploadFile]) -> Iterator[Sample]:
-    for file in files:
-        yield Sample(label, (file.filename or "")[-_MAX_NAME:], file.file.read())
-
-
-def _store(
-    components: Components,
-    tenant: str,
-    dataset: str,
-    labels: _Labels,
-    item: Sample | Rejected,
-    upload: str,
-    warnings: list[str],
-) -> Added | Rejected:
-    """Where the picture is stored, or why it is not."""
-    if isinstance(item, Rejected):
-        return item
-    name = _path(item)
-    said: list[str] = []
-    try:
-        limits = image_limits(components.settings)
-        decode_image(item.data, components.clip.spec, limits, said.append)
-        item = replace(item, label=labels.take(item.label))
-    except BadImage as error:
-        return Rejected(name, str(error))
-    except Invalid as error:
-        return Rejected(name, "; ".join(problem.reason for problem in error.problems))
-    added = components.records.datasets.add(tenant, dataset, item, upload)
-    if added.label != item.label:
-        return Rejected(name, f"the same picture is in class {added.label!r}")
-    warnings += (f"{name}: {text}" for text in said)
-    return added
-
-
-def _path(item: Sample | Rejected) -> str:
-    return item.file if isinstance(item, Rejected) else str(PurePosixPath(item.label) / item.name)

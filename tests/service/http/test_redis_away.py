@@ -1,5 +1,9 @@
 """Losing Redis must not change a prediction."""
 
+import os
+import signal
+import time
+
 import httpx
 import pytest
 
@@ -92,3 +96,49 @@ def test_a_broken_blob_is_an_error_never_another_answer(
         "the file of things version 2 is missing",
     )
     assert tenant.http.post("/classify", data={"adapter": "things"}, files=files).is_success
+
+
+def test_a_redis_that_hangs_costs_a_moment_once_and_changes_no_prediction(
+    api: Api, tenant: Client, server: RedisServer, samples: list[Sample]
+) -> None:
+    files = [(samples[0].name, samples[0].data)]
+    before = tenant.classify(files, adapter="things")
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        first = seconds(lambda: tenant.classify(files, adapter="things"))
+        later = [seconds(lambda: tenant.classify(files, adapter="things")) for _ in range(5)]
+        assert tenant.classify(files, adapter="things") == before
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert first < 3  # each of the lookups may wait once
+    assert sorted(later)[2] < 0.5
+    time.sleep(1.2)
+    tenant.create_dataset("afterwards")
+
+
+def test_a_full_redis_refuses_changes_takes_deletions_and_classifies(
+    api: Api, tenant: Client, server: RedisServer, samples: list[Sample]
+) -> None:
+    files = [(samples[0].name, samples[0].data)]
+    dataset = tenant.create_dataset("to be deleted")
+    path = f"/v1/datasets/{dataset}/images"
+    tenant.call("POST", path, data={"label": "crab"}, files=[("files", files[0])])
+    (image,) = tenant.call("GET", path)["items"]
+    before = tenant.classify(files, adapter="things")
+    api.components.records.store.config_set("maxmemory", "1mb")
+    try:
+        assert tenant.classify(files, adapter="things") == before
+        refused = tenant.http.post("/v1/datasets", json={"name": "one more"})
+        assert refused.status_code == 503 and refused.headers["retry-after"]
+        assert httpx.get(f"{api.url}/readyz", timeout=10).json()["redis"] == "cannot write"
+        assert tenant.http.delete(f"{path}/{image['image']}").status_code == 204
+        assert tenant.http.delete(f"/v1/datasets/{dataset}").status_code == 204
+    finally:
+        api.components.records.store.config_set("maxmemory", "0")
+    assert not [p for p in api.components.records.blobs.paths("tenants") if dataset in p]
+
+
+def seconds(call) -> float:
+    started = time.monotonic()
+    call()
+    return time.monotonic() - started

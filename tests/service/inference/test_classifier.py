@@ -12,9 +12,12 @@ import pytest
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadImage
 from adapters.pixels import ImageLimits
+from service.fair_threads import FairThreads
 from service.inference import classifier
 from service.inference.classifier import Classifier, Limits, Question, Upload
 from service.inference.tiers import Lease
+
+LIMITS = Limits(ImageLimits(), 9, 9, 9.0)
 
 
 def test_a_floods_pictures_leave_threads_for_another_tenants(
@@ -29,7 +32,9 @@ def test_a_floods_pictures_leave_threads_for_another_tenants(
         return np.zeros((3, 224, 224), np.uint8)
 
     monkeypatch.setattr(classifier, "decode_image", decode)
-    made = Classifier(clip, None, None, Limits(ImageLimits(), 9, 9, 9.0), 4, 9)
+    made = Classifier(
+        clip, None, None, Limits(ImageLimits(), 9, 9, 9.0), FairThreads(4, "decode"), 9
+    )
 
     async def run() -> None:
         flood = [asyncio.create_task(made.decode_picture("flood", b"flood")) for _ in range(10)]
@@ -57,7 +62,9 @@ def test_one_who_hangs_up_keeps_its_turn_until_its_work_has_ended(
         return np.zeros((3, 224, 224), np.uint8)
 
     monkeypatch.setattr(classifier, "decode_image", decode)
-    made = Classifier(clip, None, None, Limits(ImageLimits(), 9, 9, 9.0), 4, 9)
+    made = Classifier(
+        clip, None, None, Limits(ImageLimits(), 9, 9, 9.0), FairThreads(4, "decode"), 9
+    )
 
     async def run() -> None:
         for _ in range(5):  # requests of one client that hangs up each time
@@ -92,7 +99,9 @@ def test_a_slot_is_held_for_the_devices_work_and_not_while_pictures_are_decoded(
         raise BadImage("no picture")
 
     monkeypatch.setattr(classifier, "decode_image", decode)
-    made = Classifier(clip, None, Tiers(), Limits(ImageLimits(), 9, 9, 9.0), 4, 9)
+    made = Classifier(
+        clip, None, Tiers(), Limits(ImageLimits(), 9, 9, 9.0), FairThreads(4, "decode"), 9
+    )
     monkeypatch.setattr(made, "text_features_of", AsyncMock())
     question = Question(
         tenant="t",

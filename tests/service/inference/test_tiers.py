@@ -166,3 +166,36 @@ def test_an_adapter_of_another_clip_is_an_error(
             await use(tiers, replace(version, sha256=sha256(data)))
 
     asyncio.run(run())
+
+
+def test_a_tenant_holds_half_of_the_slots_at_most_while_another_waits(
+    tiers: Tiers, store: Store
+) -> None:
+    """Two slots: a flood of one tenant's three adapters, and one adapter of another tenant's."""
+    flood, calm = store.versions[:3], replace(store.versions[3], tenant="calm")
+    held: list[Version] = []
+
+    async def hold(version: Version, release: asyncio.Event) -> None:
+        async with tiers.lease(version):
+            held.append(version)
+            await release.wait()
+
+    async def until(count: int) -> None:
+        while len(held) < count:
+            await asyncio.sleep(0.01)
+
+    async def run() -> None:
+        releases = {v.number: asyncio.Event() for v in (*flood, calm)}
+        tasks = [asyncio.create_task(hold(v, releases[v.number])) for v in flood]
+        await until(2)  # the whole bank, since nobody else wanted it
+        tasks.append(asyncio.create_task(hold(calm, releases[calm.number])))
+        await asyncio.sleep(0.1)  # it waits behind the flood's third
+        releases[held[0].number].set()
+        await asyncio.wait_for(until(3), 5)
+        assert held[2] is calm
+        for release in releases.values():
+            release.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+    assert len(held) == 4
