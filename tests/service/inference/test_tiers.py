@@ -173,6 +173,7 @@ def test_a_tenant_holds_half_of_the_slots_at_most_while_another_waits(
 ) -> None:
     """Two slots: a flood of one tenant's three adapters, and one adapter of another tenant's."""
     flood, calm = store.versions[:3], replace(store.versions[3], tenant="calm")
+    store.blobs[calm.path] = store.blobs[store.versions[3].path]
     held: list[Version] = []
 
     async def hold(version: Version, release: asyncio.Event) -> None:
@@ -189,7 +190,9 @@ def test_a_tenant_holds_half_of_the_slots_at_most_while_another_waits(
         tasks = [asyncio.create_task(hold(v, releases[v.number])) for v in flood]
         await until(2)  # the whole bank, since nobody else wanted it
         tasks.append(asyncio.create_task(hold(calm, releases[calm.number])))
-        await asyncio.sleep(0.1)  # it waits behind the flood's third
+        while calm.path not in store.reads:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)  # now it waits behind the flood's third
         releases[held[0].number].set()
         await asyncio.wait_for(until(3), 5)
         assert held[2] is calm
