@@ -127,10 +127,38 @@ def _header(data: bytes) -> dict[str, Any]:
     return header
 
 
-def _artifact(manifest_json: str, tensors: dict[str, Tensor]) -> Artifact:
+def header_length(head: bytes) -> int:
+    """How many bytes of a file its header takes, from the file's first 8 bytes.
+
+    Raises:
+        BadArtifact: it is not such a file, or its header is longer than any is.
+    """
+    length = int.from_bytes(head[:8], "little")
+    if len(head) < 8 or length > _MAX_HEADER:
+        raise BadArtifact("the file is cut short or not a safetensors file")
+    return 8 + length
+
+
+def read_manifest(head: bytes) -> Manifest:
+    """The manifest in a file's first `header_length` bytes; nothing else of the file is checked.
+
+    Raises:
+        BadArtifact: the header cannot be read.
+    """
+    return _manifest(str(_header(head).get("manifest")))
+
+
+def _manifest(manifest_json: str) -> Manifest:
     try:
         plain = json.loads(manifest_json)
-        manifest = Manifest(**(plain | {"classes": tuple(plain["classes"])}))
+        return Manifest(**(plain | {"classes": tuple(plain["classes"])}))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise BadArtifact(f"the file lacks a part: {error}") from error
+
+
+def _artifact(manifest_json: str, tensors: dict[str, Tensor]) -> Artifact:
+    manifest = _manifest(manifest_json)
+    try:
         first = {"image": manifest.image_first, "text": manifest.text_first}
         towers = {
             tower: TowerWeights(first[tower], *(tensors[f"{tower}.{name}"] for name in _TENSORS))

@@ -114,6 +114,12 @@ class Settings(BaseSettings):
         100.0, ge=0, description="all other calls of one tenant a second; 0: any"
     )
     manage_burst: int = Field(400, ge=1, description="of these, how many at once after a pause")
+    max_fit_pictures: int = Field(
+        5_000_000,
+        ge=1,
+        description="pictures that one fit looks at, repeats counted; defaults are always allowed",
+    )
+    fit_seconds: float = Field(4 * 3600.0, gt=0, description="then a fit is ended as failed")
     job_days: int = Field(30, ge=1, description="an ended job is kept for so long")
     max_ended_jobs: int = Field(
         1000, ge=1, description="ended jobs of one tenant that are kept; the oldest ones go"

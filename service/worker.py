@@ -15,13 +15,14 @@ from typing import Any, ParamSpec, TypeVar
 
 from prometheus_client import start_http_server
 
-from adapters.artifact import Artifact, Manifest, encode_artifact
+from adapters.artifact import Artifact, Manifest, decode_artifact, encode_artifact
 from adapters.clip import FrozenCLIP
+from adapters.errors import RMAdapterError
 from adapters.pixels import ImageLimits
 from service import logs, metrics, tracing
 from service.errors import Conflict, Unavailable
 from service.records import Records
-from service.records.adapters import Version
+from service.records.adapters import Version, summary
 from service.records.fit_params import FitParams
 from service.records.jobs import LEASE_SECONDS, MAX_ATTEMPTS, Job
 from service.records.store import now
@@ -61,14 +62,24 @@ def _patiently(method: Callable[P, R]) -> Callable[P, R]:
     return patient
 
 
+class TookTooLong(RMAdapterError):
+    """A fit that held its worker for longer than the settings allow."""
+
+
 class RecordedJobs:
     """A `training.worker.JobStore` over the records, for one worker process and its CLIP."""
 
     def __init__(
-        self, records: Records, clip: FrozenCLIP, limits: ImageLimits, min_images: int
+        self,
+        records: Records,
+        clip: FrozenCLIP,
+        limits: ImageLimits,
+        min_images: int,
+        fit_seconds: float,
     ) -> None:
         self._records, self._clip = records, clip
         self._limits, self._min_images = limits, min_images
+        self._fit_seconds = fit_seconds
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._next_progress = 0.0
         self._claimed_at = time.monotonic()
@@ -131,6 +142,8 @@ class RecordedJobs:
 
     def progress(self, job: FitJob, progress: Progress) -> bool:
         """Records how far the fit is. True when it should stop."""
+        if time.monotonic() - self._claimed_at > self._fit_seconds:
+            raise TookTooLong(f"the fit took longer than the {self._fit_seconds:g} s allowed")
         if progress.step < progress.steps and time.monotonic() < self._next_progress:
             return False
         self._next_progress = time.monotonic() + _PROGRESS_SECONDS
@@ -149,11 +162,11 @@ class RecordedJobs:
             job, self._records.adapters.next_number(job.tenant, spec.adapter)
         )
         manifest = self._manifest(job, spec.adapter, number, spec.dataset, outcome)
-        version = self._records.adapters.add(
-            manifest, encode_artifact(Artifact(manifest, outcome.weights))
-        )
+        data = encode_artifact(Artifact(manifest, outcome.weights))
+        decode_artifact(data)  # by the reader's own rules, before anybody is told of it
+        version = self._records.adapters.add(manifest, data)
         published = self._publish(version, spec.publish)
-        self._end(job, "succeeded", metrics=version.metrics, published=published)
+        self._end(job, "succeeded", metrics=summary(version.metrics), published=published)
         log.info("job %s: %s version %d", job.job, spec.adapter, number)
 
     @_patiently
@@ -266,7 +279,9 @@ def run(settings: Settings, parent: int | None = None) -> None:
     if parent is not None:
         threading.Thread(target=_stop_with, args=(parent, stop), daemon=True).start()
     clip = clip_of(settings)
-    job_store = RecordedJobs(records, clip, image_limits(settings), settings.min_images)
+    job_store = RecordedJobs(
+        records, clip, image_limits(settings), settings.min_images, settings.fit_seconds
+    )
     training_worker.run(broker_of(settings), clip, job_store, stop)
     tracing.flush()
 

@@ -329,8 +329,26 @@ class JobOut(BaseModel):
         )
 
 
+_VERSION_EXAMPLE: dict[str, Any] = {
+    "version": 2,
+    "live": True,
+    "artifact_sha256": _SHA256,
+    "bytes": 268704,
+    "model": "ViT-B-16",
+    "classes": ["rose", "tulip"],
+    "template": "a photo of a {}.",
+    "created_at": "2026-05-04T10:01:00.000Z",
+    "metrics": {
+        "adapted": {"accuracy": 0.97, "interval": [0.84, 0.99], "images": 32},
+        "zero_shot": {"accuracy": 0.81, "interval": [0.65, 0.91], "images": 32},
+    },
+}
+
+
 class VersionOut(BaseModel):
     """One fitted version of an adapter."""
+
+    model_config = _example(_VERSION_EXAMPLE)
 
     version: int
     live: bool
@@ -365,22 +383,7 @@ class AdapterOut(BaseModel):
         {
             "adapter": "flowers",
             "live": 2,
-            "versions": [
-                {
-                    "version": 2,
-                    "live": True,
-                    "artifact_sha256": _SHA256,
-                    "bytes": 268704,
-                    "model": "ViT-B-16",
-                    "classes": ["rose", "tulip"],
-                    "template": "a photo of a {}.",
-                    "created_at": "2026-05-04T10:01:00.000Z",
-                    "metrics": {
-                        "adapted": {"accuracy": 0.97, "interval": [0.84, 0.99], "images": 32},
-                        "zero_shot": {"accuracy": 0.81, "interval": [0.65, 0.91], "images": 32},
-                    },
-                }
-            ],
+            "versions": [_VERSION_EXAMPLE],
         }
     )
 

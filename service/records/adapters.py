@@ -9,10 +9,10 @@ nothing of the other kind is there.
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from adapters.artifact import Manifest, decode_artifact, sha256
+from adapters.artifact import Manifest, decode_artifact, header_length, read_manifest, sha256
 from adapters.errors import BadArtifact
 from service.errors import Conflict, NotFound, Unavailable
 from service.records.blobs import Blobs
@@ -20,6 +20,8 @@ from service.records.deletion import GRACE_SECONDS, Deletion, Pending
 from service.records.store import Page, RecordStore, members, tenant_redis_key
 
 LeftOut = Callable[[str, str], None]  # is told a blob's path, and why it was left out
+_LONG = ("classes", "confusion", "mistakes")  # parts of a report
+_HEAD_BYTES = 64 * 2**10  # of an artifact, read first: most reports are in it
 _TRIES = 20  # a publish that others do at once
 
 # Each is one step for Redis. KEYS: 1 the tenant's list of adapters; of one adapter 2 its record,
@@ -144,7 +146,7 @@ class Adapters:
         if not self._blobs.create(version.path, data):
             data = self._blobs.get(version.path)
             version = version_of(decode_artifact(data).manifest, data)
-        record = json.dumps(asdict(version))
+        record = json.dumps(asdict(_small(version)))
         what = (str(version.number), record, adapter, version.path)
         if not self._run(_RECORD, tenant, adapter, *what):
             raise Unavailable("storing this version took too long")
@@ -246,6 +248,23 @@ class Adapters:
             raise NotFound(f"there is no version {wanted} of an adapter {adapter!r}")
         return _read(record)
 
+    def with_report(self, version: Version) -> Version:
+        """A version with its whole report, which is read from its artifact's header.
+
+        What an earlier release recorded is whole already. Where the file cannot be read now, the
+        version stays as it is.
+        """
+        if any(part in version.metrics.get("adapted", {}) for part in _LONG):
+            return version
+        try:
+            head = self._blobs.get_range(version.path, 0, min(_HEAD_BYTES, version.bytes))
+            length = header_length(head)
+            if length > len(head):
+                head = self._blobs.get_range(version.path, 0, length)
+            return replace(version, metrics=read_manifest(head).info.get("metrics", {}))
+        except (BadArtifact, NotFound, Unavailable):
+            return version
+
     def delete_version(self, tenant: str, adapter: str, number: int) -> None:
         """Deletes a version.
 
@@ -298,7 +317,7 @@ class Adapters:
             except BadArtifact as error:
                 left_out(path, str(error))
             else:
-                found[str(version.number)] = json.dumps(asdict(version))
+                found[str(version.number)] = json.dumps(asdict(_small(version)))
         live, file = self._newest_pointer(folder, pending, set(found))
         flat = [part for pair in found.items() for part in pair]
         self._run(_RESTORE, tenant, adapter, adapter, last, live, file, *flat)
@@ -344,6 +363,22 @@ class Adapters:
     @staticmethod
     def _name(tenant: str, adapter: str, *parts: str) -> str:
         return tenant_redis_key(tenant, "adapter", adapter, *parts)
+
+
+def summary(metrics: dict[str, Any]) -> dict[str, Any]:
+    """A report without what grows with the number of classes; that stays in the artifact's file."""
+
+    def short(value: Any) -> Any:
+        return without(value) if isinstance(value, dict) else value
+
+    def without(part: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in part.items() if name not in _LONG}
+
+    return {name: short(value) for name, value in without(metrics).items()}
+
+
+def _small(version: Version) -> Version:
+    return replace(version, metrics=summary(version.metrics))
 
 
 def version_of(manifest: Manifest, data: bytes) -> Version:

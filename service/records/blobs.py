@@ -72,6 +72,15 @@ class Blobs:
         with _translated(path):
             return bytes(obstore.get(self._store, path).bytes())
 
+    def get_range(self, path: str, start: int, length: int) -> bytes:
+        """Part of a file; less where the file ends before.
+
+        Raises:
+            NotFound, Unavailable: as `get`.
+        """
+        with _translated(path):
+            return bytes(obstore.get_range(self._store, path, start=start, length=length))
+
     def delete(self, path: str) -> None:
         """Deletes a blob; nothing happens where there is none."""
         with suppress(NotFound), _translated(path):  # a folder says so, an S3 store does not

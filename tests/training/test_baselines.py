@@ -148,11 +148,14 @@ def test_a_lora_step_changes_every_update_and_leaves_the_clip_as_it_was(clip, po
     assert not any(p.requires_grad for p in clip.model.parameters())
 
 
-def test_lora_on_an_attention_without_joint_weights_is_an_error(clip, monkeypatch):
+def test_lora_on_an_attention_without_joint_weights_is_an_error(clip):
     block = clip.model.transformer.resblocks[0]
-    monkeypatch.setattr(block, "attn", nn.Identity())
-    with pytest.raises(UnsupportedModel, match="in_proj_weight"):
-        LoRA(clip, LoRASettings())
+    attention, block.attn = block.attn, nn.Identity()
+    try:
+        with pytest.raises(UnsupportedModel, match="in_proj_weight"):
+            LoRA(clip, LoRASettings())
+    finally:
+        block.attn = attention
 
 
 VIT_B_16 = TowerShape(768, 12), TowerShape(512, 12)

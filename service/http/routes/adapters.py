@@ -1,14 +1,20 @@
 """/v1/adapters: versions, and which one is live."""
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Response
 
 from service.http.auth import ComponentsDep, Manager, Reader
 from service.http.examples import ARTIFACT
 from service.http.paging import Cursor, Limit, PageOut
 from service.http.paths import AdapterPath, VersionPath
-from service.http.schemas import AdapterOut, LiveIn
+from service.http.schemas import AdapterOut, LiveIn, VersionOut
+from service.records.adapters import Adapter
+from service.wiring import Components
 
 router = APIRouter(prefix="/v1/adapters", tags=["adapters"])
+
+_REPORTS = 20  # of an adapter's latest versions; `GET …/versions/{version}` has each one's
 
 
 @router.get("")
@@ -23,7 +29,25 @@ def list_adapters(
 @router.get("/{adapter}")
 def get_adapter(components: ComponentsDep, tenant: Reader, adapter: AdapterPath) -> AdapterOut:
     """Shows one adapter, its versions and which one is live."""
-    return AdapterOut.of(components.records.adapters.get(tenant, adapter))
+    return AdapterOut.of(_reported(components, components.records.adapters.get(tenant, adapter)))
+
+
+def _reported(components: Components, adapter: Adapter) -> Adapter:
+    """An adapter with whole reports of its latest versions and the live one."""
+    shown = {version.number for version in adapter.versions[:_REPORTS]} | {adapter.live}
+    read = components.records.adapters.with_report
+    versions = (read(v) if v.number in shown else v for v in adapter.versions)
+    return replace(adapter, versions=tuple(versions))
+
+
+@router.get("/{adapter}/versions/{version}")
+def get_version(
+    components: ComponentsDep, tenant: Reader, adapter: AdapterPath, version: VersionPath
+) -> VersionOut:
+    """Shows one version with its whole report."""
+    found = components.records.adapters.version(tenant, adapter, version)
+    live = components.records.adapters.get(tenant, adapter).live
+    return VersionOut.of(components.records.adapters.with_report(found), live)
 
 
 @router.put("/{adapter}/live")
@@ -32,7 +56,7 @@ def publish(
 ) -> AdapterOut:
     """Publishes a version, or rolls back to an older one. No request is missed."""
     components.records.adapters.publish(tenant, adapter, body.version)
-    return AdapterOut.of(components.records.adapters.get(tenant, adapter))
+    return AdapterOut.of(_reported(components, components.records.adapters.get(tenant, adapter)))
 
 
 @router.delete("/{adapter}", status_code=204)

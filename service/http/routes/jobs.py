@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Response
@@ -11,18 +12,21 @@ from starlette.concurrency import run_in_threadpool
 from adapters.classify import check_classes, check_template
 from adapters.errors import BadClasses
 from service import tracing
-from service.errors import Invalid, Problem
+from service.errors import Invalid, NotFound, Problem, Unavailable
 from service.http.auth import ComponentsDep, Manager
 from service.http.examples import JOB_EVENTS
 from service.http.paging import Cursor, Limit, PageOut
 from service.http.paths import JobPath
 from service.http.schemas import JobIn, JobOut
+from service.records.fit_params import FitParams
 from service.records.jobs import Job, JobSpec
 from service.wiring import Components
 from training.data import check_label_counts
+from training.fit import steps_of
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
+_SMALL_BATCH = 16  # a step on fewer pictures takes as long
 _POLL_SECONDS = 0.25  # a fit reports five times a second
 _KEEP_ALIVE_POLLS = 60  # an event at least every 15 s, so that proxies keep the connection
 
@@ -43,11 +47,25 @@ def create_job(
     if (body.params.rank or 1) > components.settings.bank_rank:
         limit = f"at most {components.settings.bank_rank} here"
         raise Invalid("the rank is above the server's", Problem("params.rank", limit))
+    _check_cost(components, sum(dataset.labels.values()), body.params)
     params = body.params.model_dump(exclude_defaults=True)
     spec = JobSpec(body.dataset, body.adapter, params, body.publish)
     job = components.records.jobs.create(tenant, spec, idempotency_key, tracing.here())
     response.headers["Location"] = f"{components.settings.root_path()}/v1/jobs/{job.id}"
     return JobOut.of(job)
+
+
+def _check_cost(components: Components, images: int, params: FitParams) -> None:
+    """Refuses a fit that would hold a worker for long; one with default settings never is."""
+
+    def cost(asked: FitParams) -> int:
+        settings = asked.settings(components.clip)
+        return steps_of(images, settings)[1] * max(settings.batch_size, _SMALL_BATCH)
+
+    most = max(components.settings.max_fit_pictures, cost(FitParams()))
+    if (wanted := cost(params)) > most:
+        reason = f"epochs and batch_size make {wanted:,} pictures to look at, {most:,} are allowed"
+        raise Invalid("the fit would take too long", Problem("params", reason))
 
 
 def _check_labels(components: Components, labels: tuple[str, ...], template: str) -> None:
@@ -71,7 +89,19 @@ def list_jobs(
 @router.get("/{job}")
 def get_job(components: ComponentsDep, tenant: Manager, job: JobPath) -> JobOut:
     """Shows one job: its state, progress and, at the end, its metrics or error."""
-    return JobOut.of(components.records.jobs.get(tenant, job))
+    return JobOut.of(_reported(components, components.records.jobs.get(tenant, job)))
+
+
+def _reported(components: Components, job: Job) -> Job:
+    """A job with its version's whole report, where that is there still."""
+    if job.version is None or job.metrics is None:
+        return job
+    adapters = components.records.adapters
+    try:
+        version = adapters.version(job.tenant, job.spec.adapter, job.version)
+    except (NotFound, Unavailable):
+        return job
+    return replace(job, metrics=adapters.with_report(version).metrics)
 
 
 def existing_job(components: ComponentsDep, tenant: Manager, job: JobPath) -> Job:
