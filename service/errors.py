@@ -76,6 +76,10 @@ class NewerFormat(Unavailable):
     """A newer release wrote what is stored. Waiting callers go on when that release serves them."""
 
 
+class TooSlow(RMAdapterError):
+    """A client that began to send a body, and went on too slowly."""
+
+
 class ClientGone(RMAdapterError):
     """The client disconnected before its answer."""
 

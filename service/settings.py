@@ -92,6 +92,9 @@ class Settings(BaseSettings):
         "", description="the path under which a proxy serves the API, such as /vision"
     )
     max_body_bytes: int = Field(256 * 2**20, description="a request's body")
+    max_bytes_in_flight: int = Field(
+        2**30, ge=2**20, description="bodies held at once, all requests; a tenant may have half"
+    )
     max_image_bytes: int = Field(20 * 2**20, description="one picture as sent")
     max_image_pixels: int = Field(50_000_000, description="one picture unpacked")
     max_images: int = Field(256, description="pictures of one classify request")

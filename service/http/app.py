@@ -33,6 +33,7 @@ from service.errors import (
     Problem,
     TooLarge,
     TooMany,
+    TooSlow,
     Unauthorized,
     Unavailable,
     problems_of,
@@ -43,6 +44,7 @@ from service.http.forms import accept_extended_file_names
 from service.http.middleware import BodyLimit, BodyLimits, Observe, Prefix
 from service.http.routes import adapters, classify, datasets, docs, health, jobs, keys, tenants, web
 from service.http.schemas import ProblemOut
+from service.http.watching import Watch
 from service.wiring import Components
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ _STATUS: dict[type[RMAdapterError], tuple[int, str]] = {
     BadDataset: (422, "Data set not fit for a fit"),
     BadImage: (422, "Invalid picture"),
     TooMany: (429, "Too many requests"),
+    TooSlow: (408, "Request timeout"),
     ClientGone: (499, "Client closed request"),
     BadArtifact: (500, "Adapter file unusable"),
     DoesNotFit: (500, "Adapter does not fit this server"),
@@ -103,6 +106,7 @@ def create_app(components: Components) -> FastAPI:
     accept_extended_file_names()
     app = _bare(lifespan)
     app.state.components = components
+    app.state.watch = Watch(components.records.jobs.get)
     _include(app)
     web.mount(app)
     docs.mount(app)
@@ -161,7 +165,7 @@ def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
     headers = {}
     if isinstance(error, TooMany | Unavailable):
         headers["Retry-After"] = str(error.retry_after)
-    if isinstance(error, TooLarge | Unauthorized):
+    if isinstance(error, TooLarge | Unauthorized | TooSlow):
         headers["Connection"] = "close"  # else the server goes on reading what it refused
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"

@@ -4,6 +4,7 @@ A key's scope is checked by what a handler asks for: `CurrentTenant` and `Reader
 the tenant, `Manager` takes one that may manage it. Each also counts the call for the tenant's rate.
 """
 
+import asyncio
 import hmac
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Literal
@@ -16,12 +17,14 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from service import logs
-from service.errors import Forbidden, Unauthorized
+from service.errors import Forbidden, TooSlow, Unauthorized
+from service.http.inflight import FREE, InFlight
 from service.http.middleware import PICTURE_PATHS, route_path
 from service.inference.admission import Admission
 from service.records.tenants import Grant, Scope, hash_key
 from service.wiring import Components
 
+BODY_SECONDS = 30.0  # between two parts of a body
 _GRANTED = "rmadapter.granted"  # in a request's scope
 _bearer = HTTPBearer(auto_error=False, description="a tenant's API key, or the admin key")
 
@@ -77,34 +80,85 @@ class Gate:
 
     def __init__(self, app: ASGIApp, components: Components) -> None:
         self._app, self._components = app, components
+        self._inflight = InFlight(components.settings.max_bytes_in_flight)
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Passes the request on, or answers it: see ASGI."""
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
             await self._app(scope, receive, send)
             return
-        scope[_GRANTED], passed = {}, False
+        scope[_GRANTED] = {}
+        body = _Body(self._inflight, scope, receive, self._check)
+        try:
+            await self._app(scope, body.receive, send)
+        finally:
+            body.close()
 
-        async def receive_of_known() -> Message:
-            nonlocal passed
-            if not (passed or scope[_GRANTED]):
-                await run_in_threadpool(self._check, scope)
-                passed = True
-            return await receive()
-
-        await self._app(scope, receive_of_known, send)
-
-    def _check(self, scope: ASGIScope) -> None:
+    def _check(self, scope: ASGIScope) -> str:
+        """Whose body may be read: the tenant's id, or "" for the administrator."""
         scheme, _, api_key = Headers(scope=scope).get("authorization", "").partition(" ")
         given = api_key.strip() if scheme.lower() == "bearer" else None
         if _is_admin(self._components, given):
-            return
+            return ""
         grant = _grant(scope, self._components, given)
         path = route_path(scope)
         if path == "/v1/tenants" or path.startswith("/v1/tenants/"):
             raise _needs_admin(grant)
         if grant.scope != "manage" and path not in PICTURE_PATHS:
             raise Forbidden(f"the key's scope is {grant.scope}; this needs the scope manage")
+        return grant.tenant
+
+
+class _Body:
+    """A request's body: read when it is known whose it is, counted, and with a deadline."""
+
+    def __init__(
+        self,
+        inflight: InFlight,
+        scope: ASGIScope,
+        receive: Receive,
+        check: Callable[[ASGIScope], str],
+    ) -> None:
+        self._inflight, self._scope, self._receive, self._check = inflight, scope, receive, check
+        self._tenant: str | None = None
+        self._arrived = self._counted = 0
+        self._whole = False
+
+    async def receive(self) -> Message:
+        """The next part of it.
+
+        Raises:
+            Unauthorized, Forbidden: its sender may not send it.
+            TooMany, Unavailable: too many bytes are held already.
+            TooSlow: nothing came for a while.
+        """
+        if self._tenant is None:
+            granted: dict[str, Grant] = self._scope[_GRANTED]
+            known = next(iter(granted.values()), None)  # a dependency looked it up already
+            if known is not None:
+                self._tenant = known.tenant
+            else:
+                self._tenant = await run_in_threadpool(self._check, self._scope)
+        try:
+            async with asyncio.timeout(None if self._whole else BODY_SECONDS):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise TooSlow(f"nothing of the body came for {BODY_SECONDS:g} s") from error
+        self._count(len(message.get("body", b"")))
+        self._whole = not message.get("more_body")  # then it waits for the client to hang up
+        return message
+
+    def _count(self, size: int) -> None:
+        self._arrived += size
+        more = max(0, self._arrived - FREE) - self._counted
+        if more > 0 and self._tenant:
+            self._inflight.add(self._tenant, more)
+            self._counted += more
+
+    def close(self) -> None:
+        """The request has ended."""
+        if self._tenant and self._counted:
+            self._inflight.give_back(self._tenant, self._counted)
 
 
 def _grant(scope: ASGIScope, components: Components, api_key: str | None) -> Grant:
@@ -118,6 +172,11 @@ def _grant(scope: ASGIScope, components: Components, api_key: str | None) -> Gra
             name, lambda: components.records.tenants.authenticate(api_key)
         )
     return granted[name]
+
+
+def still_granted(components: Components, credentials: HTTPAuthorizationCredentials | None) -> None:
+    """Raises Unauthorized when the API key of a long answer was revoked since it began."""
+    _grant({}, components, credentials.credentials if credentials else None)
 
 
 def _is_admin(components: Components, api_key: str | None) -> bool:

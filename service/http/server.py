@@ -1,11 +1,14 @@
 """Serves the app over a socket, and stops without losing a request."""
 
 import asyncio
+import resource
 import socket
 import threading
 import time
+from contextlib import suppress
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adapters.errors import RMAdapterError
 from service import tracing
@@ -13,6 +16,7 @@ from service.http.app import create_app
 from service.settings import Settings
 from service.wiring import Components
 
+HEAD_SECONDS = 10.0  # from a connection, or an answer's end, to the whole head of a request
 _GRACE_SECONDS = 30  # accepted requests are finished within it
 _KEEP_ALIVE_SECONDS = 75  # above a minute, for which balancers keep idle connections
 
@@ -39,20 +43,59 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
+def raise_file_limit() -> None:
+    """Lets the process hold as many connections and files as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with suppress(ValueError, OSError):  # some systems promise more than they allow
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def serve_app(components: Components, listener: socket.socket, drain_seconds: float) -> None:
     """Serves until SIGINT or SIGTERM, then drains, and finishes what it accepted."""
+    raise_file_limit()
     app = create_app(components)
     tracing.trace_requests(app)
     config = uvicorn.Config(
         app,
         log_config=None,  # the service's own, which also says more of each request
         log_level="warning",
-        http="h11",  # httptools loses the body of a request that offers h2c, as Java's client does
+        http=PatientProtocol,  # h11; httptools loses the body where h2c is offered, as Java does
         access_log=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     _DrainingServer(config, components.draining, drain_seconds).run(sockets=[listener])
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP/1.1, without patience for a client that sends no request, or half of one's head.
+
+    uvicorn ends a kept connection that is idle, but not a new one on which nothing comes.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Starts the clock of the first request."""
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._close_silent)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops the clock."""
+        self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Starts the clock again for the head of the next request."""
+        if self.cycle is not None and self.cycle.response_complete:
+            self._head_timer.cancel()
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._close_silent)
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._head_timer.cancel()  # the head is whole; the body has a deadline of its own
+
+    def _close_silent(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 class _DrainingServer(uvicorn.Server):

@@ -14,7 +14,7 @@ import uvicorn
 from adapters.clip import FrozenCLIP
 from service.client import Client
 from service.http.app import create_app
-from service.http.server import listen
+from service.http.server import PatientProtocol, listen
 from service.settings import Settings
 from service.wiring import Components, open_components
 from tests.support.waiting import wait_for
@@ -46,7 +46,9 @@ def start_api(settings: Settings, clip: FrozenCLIP) -> Iterator[Api]:
     """An API server on a free port, in a thread, over real HTTP."""
     components = open_components(settings, clip)
     listener = listen(settings)
-    server = uvicorn.Server(uvicorn.Config(create_app(components), log_level="warning", http="h11"))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(components), log_level="warning", http=PatientProtocol)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     wait_for(lambda: server.started)

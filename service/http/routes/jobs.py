@@ -1,23 +1,25 @@
 """/v1/jobs: fits."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from adapters.classify import check_classes, check_template
 from adapters.errors import BadClasses
 from service import tracing
-from service.errors import Invalid, NotFound, Problem, Unavailable
-from service.http.auth import ComponentsDep, Manager
+from service.errors import Invalid, NotFound, Problem, Unauthorized, Unavailable
+from service.http.auth import ComponentsDep, Credentials, Manager, still_granted
 from service.http.examples import JOB_EVENTS
 from service.http.paging import Cursor, Limit, PageOut
 from service.http.paths import JobPath
 from service.http.schemas import JobIn, JobOut
+from service.http.watching import POLL_SECONDS, Watch
 from service.records.fit_params import FitParams
 from service.records.jobs import Job, JobSpec
 from service.wiring import Components
@@ -27,8 +29,9 @@ from training.fit import steps_of
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _SMALL_BATCH = 16  # a step on fewer pictures takes as long
-_POLL_SECONDS = 0.25  # a fit reports five times a second
-_KEEP_ALIVE_POLLS = 60  # an event at least every 15 s, so that proxies keep the connection
+_KEEP_ALIVE_SECONDS = 15.0  # an event at least so often, so that proxies keep the connection
+CHECK_SECONDS = 5.0  # between two looks whether a stream's key is still good
+_STREAM_SECONDS = 600.0  # then a client opens a new stream
 
 
 @router.post("", status_code=202)
@@ -104,9 +107,24 @@ def _reported(components: Components, job: Job) -> Job:
     return replace(job, metrics=adapters.with_report(version).metrics)
 
 
+def get_watch(request: Request) -> Watch:
+    """FastAPI's dependency: the application's one watch over jobs."""
+    watch = request.app.state.watch
+    assert isinstance(watch, Watch)
+    return watch
+
+
 def existing_job(components: ComponentsDep, tenant: Manager, job: JobPath) -> Job:
     """Looked up before the stream starts, so that an unknown job is a 404."""
     return components.records.jobs.get(tenant, job)
+
+
+async def stream_place(
+    first: Annotated[Job, Depends(existing_job)], watch: Annotated[Watch, Depends(get_watch)]
+) -> AsyncIterator[None]:
+    """One of the tenant's places for streams, until the stream has ended."""
+    with watch.stream(first.tenant):
+        yield
 
 
 @router.delete("/{job}", status_code=202)
@@ -117,19 +135,32 @@ def cancel_job(components: ComponentsDep, tenant: Manager, job: JobPath) -> JobO
 
 @router.get("/{job}/events", response_class=EventSourceResponse, responses=JOB_EVENTS)
 async def job_events(
-    components: ComponentsDep, first: Annotated[Job, Depends(existing_job)]
+    components: ComponentsDep,
+    credentials: Credentials,
+    first: Annotated[Job, Depends(existing_job)],
+    watch: Annotated[Watch, Depends(get_watch)],
+    place: Annotated[None, Depends(stream_place)],
 ) -> AsyncIterator[ServerSentEvent]:
     """Streams the job as server-sent events: `progress` whenever it changed, then `end`.
 
-    A server that is about to stop ends the stream before; another one goes on with it.
+    A server that is about to stop ends the stream before; another one goes on with it. So does a
+    new request after ten minutes, when this stream ends, or when its API key was revoked.
     """
-    job, shown, polls = first, None, 0
+    began, checked, sent, job, shown = time.monotonic(), time.monotonic(), 0.0, first, None
     while True:
-        out, polls = JobOut.of(job), polls + 1
-        if out != shown or polls >= _KEEP_ALIVE_POLLS:
-            shown, polls = out, 0
+        out, clock = JobOut.of(job), time.monotonic()
+        if out != shown or clock - sent >= _KEEP_ALIVE_SECONDS:
+            shown, sent = out, clock
             yield ServerSentEvent(data=out, event="end" if job.ended else "progress")
-        if job.ended or components.draining.is_set():
+        if job.ended or components.draining.is_set() or clock - began > _STREAM_SECONDS:
             return
-        await asyncio.sleep(_POLL_SECONDS)
-        job = await run_in_threadpool(components.records.jobs.get, job.tenant, job.id)
+        await asyncio.sleep(POLL_SECONDS)
+        try:
+            if clock - checked > CHECK_SECONDS:
+                checked = clock
+                await run_in_threadpool(still_granted, components, credentials)
+            job = await watch.state(first.tenant, first.id)
+        except (NotFound, Unauthorized):  # deleted, or its tenant, or the key
+            return
+        except Unavailable:
+            continue
