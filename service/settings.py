@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -13,6 +13,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+_MIN_ADMIN_KEY = 24  # characters: nothing slows guesses down
 _SECRETS = "/run/secrets"  # where Docker mounts them; RMADAPTER_SECRETS_DIR says another folder
 
 
@@ -23,7 +24,9 @@ class Settings(BaseSettings):
     folder of secrets: what lies in a file shows up in no listing of a process or a container.
     """
 
-    model_config = SettingsConfigDict(env_prefix="RMADAPTER_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="RMADAPTER_", frozen=True, hide_input_in_errors=True
+    )
 
     host: str = Field("127.0.0.1", description="address that the API listens on")
     port: int = Field(8000, description="its port")
@@ -128,6 +131,13 @@ class Settings(BaseSettings):
         1000, ge=1, description="ended jobs of one tenant that are kept; the oldest ones go"
     )
     tenant_parallel_jobs: int = Field(2, description="of these, how many workers may share at once")
+
+    @field_validator("admin_key")
+    @classmethod
+    def _long_enough(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and 0 < len(key.get_secret_value()) < _MIN_ADMIN_KEY:
+            raise ValueError(f"an admin key has at least {_MIN_ADMIN_KEY} characters")
+        return key
 
     @classmethod
     def settings_customise_sources(

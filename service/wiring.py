@@ -1,6 +1,7 @@
 """Everything that a request can components, made once from the settings."""
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from adapters.bank import Bank
 from adapters.clip import FrozenCLIP, Precision, load_clip
 from adapters.pixels import ImageLimits
 from service.caches import LastKnown
+from service.errors import Unavailable
 from service.fair_threads import FairThreads
 from service.inference.backends import open_backend
 from service.inference.classifier import Classifier, Limits
@@ -19,6 +21,7 @@ from service.inference.engine import Engine
 from service.inference.tiers import Tiers
 from service.records import Records, open_records
 from service.records.adapters import Version
+from service.records.formats import mark_blobs
 from service.records.store import refuse_newer
 from service.records.tenants import Grant
 from service.settings import Settings
@@ -87,6 +90,8 @@ def open_components(settings: Settings, clip: FrozenCLIP | None = None) -> Compo
     """
     records = records_of(settings)
     records.refuse_newer()
+    with suppress(Unavailable):  # then the next server or worker does it
+        mark_blobs(records.blobs)
     clip = clip or clip_of(settings)
     bank = _bank(settings, clip)
     batch = batch_size(settings, clip)

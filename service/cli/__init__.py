@@ -241,7 +241,15 @@ def _job_rows(job: Json) -> Iterator[tuple[Cell, ...]]:
 
 
 @app.command()
-def doctor(as_json: JsonFlag = False) -> None:
+def doctor(
+    as_json: JsonFlag = False,
+    orphans: Annotated[
+        bool, typer.Option("--orphans", help="list where Redis and the object store disagree")
+    ] = False,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="with --orphans: delete such files and records")
+    ] = False,
+) -> None:
     """Checks GPU, ONNX Runtime, model, Redis, blob store, disk and key; says what to fix.
 
     Example: RMADAPTER_REDIS_URL=redis://redis:6379 rmadapter doctor
@@ -249,6 +257,9 @@ def doctor(as_json: JsonFlag = False) -> None:
     from service.cli.doctor import findings
 
     logs.set_up("text", "error")
+    if orphans:
+        _show_orphans(as_json, mend)
+        return
     with errors():
         found = list(findings(Settings()))
     if as_json:
@@ -258,6 +269,27 @@ def doctor(as_json: JsonFlag = False) -> None:
         out.print(table_of(("", "what", "found", "to fix"), rows))
     if any(finding.state == "fail" for finding in found):
         raise typer.Exit(1)
+
+
+def _show_orphans(as_json: bool, mend: bool) -> None:
+    from service.records.orphans import mend as mend_all
+    from service.records.orphans import orphans
+    from service.wiring import records_of
+
+    with errors():
+        records = records_of(Settings())
+        found = list(orphans(records))
+        if mend:
+            mend_all(records, found)
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return
+    says = {"file": "no record names it", "picture": "its file is missing"}
+    rows = [(one.kind, one.path, says.get(one.kind, says["picture"])) for one in found]
+    if rows:
+        out.print(table_of(("", "path", "found"), rows))
+    end = "are deleted within ten minutes" if mend else "--mend deletes them"
+    out.print(f"{len(rows)} found; {end}" if rows else "the two stores agree")
 
 
 @app.command()

@@ -46,7 +46,7 @@ def up(settings: Settings) -> None:
         listener.listen()  # who reads the next line may call at once
         print(f"rmadapter is up: {url} (docs at {url}/docs), model {components.clip.name}")
         if admin_key_is_new and settings.admin_key:
-            print(f"admin key, shown this once: {settings.admin_key.get_secret_value()}")
+            print(f"the admin key is in {settings.data_dir / 'admin.key'}")
         print(f"open {url} and sign in with the key in {settings.data_dir / 'default.key'}")
         print(f"keys and data lie in {settings.data_dir}", flush=True)
         serve_app(components, listener, drain_seconds=0.0)  # nobody to take over

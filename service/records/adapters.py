@@ -59,6 +59,16 @@ if redis.call('hlen', KEYS[3]) == 0 then redis.call('zrem', KEYS[1], adapter) en
 drop(path)
 return 'deleted'
 """
+_FORGET = """
+local number, adapter = unpack(ARGV)
+if redis.call('hget', KEYS[2], 'live') == number then
+  local file = redis.call('hget', KEYS[2], 'live_file')
+  if file then drop(file) end
+  redis.call('hdel', KEYS[2], 'live', 'live_file')
+end
+redis.call('hdel', KEYS[3], number)
+if redis.call('hlen', KEYS[3]) == 0 then redis.call('zrem', KEYS[1], adapter) end
+"""
 _DELETE = """
 local adapter, folder, earlier = unpack(ARGV)
 local dropped = {earlier, redis.call('hget', KEYS[2], 'live_file') or nil}
@@ -281,6 +291,15 @@ class Adapters:
         if outcome == "gone":
             raise NotFound(f"there is no version {number} of an adapter {adapter!r}")
         self._deletion.discard([path])
+
+    def forget(self, tenant: str, adapter: str, number: int) -> None:
+        """Drops the record of a version whose file is missing, also of the live one."""
+        self._run(_FORGET, tenant, adapter, str(number), adapter)
+
+    def live_file(self, tenant: str, adapter: str) -> str:
+        """Where it stands which version is live."""
+        found: str | None = self._store.hget(self._name(tenant, adapter), "live_file")
+        return found or f"{_folder(tenant, adapter)}/live.json"
 
     def delete(self, tenant: str, adapter: str) -> None:
         """Deletes an adapter with all its versions; their numbers are not given out again.

@@ -470,6 +470,19 @@ class Datasets:
                     raise
         raise Conflict("others change this picture at the same time")
 
+    def files(self, tenant: str, dataset_id: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Each picture's digest and its files, as its record names them, the picture's first."""
+        folder = _folder(tenant, dataset_id)
+        with self._store.pipeline() as pipe:
+            pipe.hgetall(tenant_redis_key(tenant, "dataset", dataset_id, "images"))
+            pipe.hgetall(tenant_redis_key(tenant, "dataset", dataset_id, "files"))
+            records, files = pipe.execute()
+        for digest, record in records.items():
+            paths = _Stored(record, files.get(digest, "")).paths(folder, digest)
+            if digest not in files:  # an earlier release's, beside what tells its label
+                paths = (*paths, paths[0].rsplit("/", 1)[0] + "/label.json")
+            yield digest, paths
+
     def move(self, tenant: str, dataset_id: str, digest: str, label: str) -> Image:
         """Puts a picture into another class.
 

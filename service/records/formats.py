@@ -1,8 +1,13 @@
-"""The format of all that is stored: records, manifests and blobs' places; artifacts have their own.
+"""The format of all that is stored: records, manifests and the files' places.
 
-Redis has it under one key, the blob store in one blob; where neither is, it is format 1, which the
-first releases wrote without a word. A later format may be unreadable here in any part, so it is
-refused as a whole: an older release that wrote into it would lose what it does not know.
+Artifacts have a format of their own. Redis has the number under one key, the object store in one
+file; where neither is, it is format 1, which the first releases wrote. A later format may be
+unreadable here in any part, so it is refused as a whole: an older release that wrote into it would
+lose what it does not know.
+
+Format 2 puts a picture under its digest, not under its class (`service.records.datasets`). This
+release reads and changes both. It marks an object store as format 2 when a server or a worker
+starts on it.
 """
 
 import json
@@ -11,7 +16,7 @@ from typing import Any
 from service.errors import NewerFormat, NotFound
 from service.records.blobs import Blobs
 
-FORMAT = 1
+FORMAT = 2
 BLOB = "format.json"
 
 
@@ -37,8 +42,16 @@ def check_blobs(blobs: Blobs) -> None:
 
 
 def mark_blobs(blobs: Blobs) -> None:
-    """Says the format, unless the store says one already."""
-    blobs.create(BLOB, json.dumps({"format": FORMAT}).encode())
+    """Says the format, unless the store says it already.
+
+    Raises:
+        NewerFormat, Unavailable: of the object store.
+    """
+    mark = json.dumps({"format": FORMAT}).encode()
+    if not blobs.create(BLOB, mark):
+        check_blobs(blobs)
+        if blobs.get(BLOB) != mark:
+            blobs.put(BLOB, mark)
 
 
 def version_in(manifest: bytes) -> Any:

@@ -225,6 +225,11 @@ class Tenants:
             raise NotFound(f"there is no tenant {tenant_id}")
         return read_manifest(record)
 
+    def file(self, tenant_id: str) -> str:
+        """Where the tenant's file lies."""
+        found: str | None = self._store.hget(_FILES, tenant_id)
+        return found or _manifest(tenant_id)
+
     def page(self, limit: int, cursor: str | None) -> Page[Tenant]:
         """Part of the tenants, by id."""
         page = members(self._store, _TENANTS, limit, cursor)

@@ -23,14 +23,14 @@ def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_secret_is_read_from_the_file_of_its_name(secrets: Path) -> None:
-    (secrets / "rmadapter_admin_key").write_text("from a file\n")
-    assert Settings().admin_key.get_secret_value() == "from a file"
+    (secrets / "rmadapter_admin_key").write_text("from a file, of enough characters\n")
+    assert Settings().admin_key.get_secret_value() == "from a file, of enough characters"
 
 
 def test_a_variable_goes_before_a_file(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (secrets / "rmadapter_admin_key").write_text("from a file")
-    monkeypatch.setenv("RMADAPTER_ADMIN_KEY", "from a variable")
-    assert Settings().admin_key.get_secret_value() == "from a variable"
+    (secrets / "rmadapter_admin_key").write_text("from a file, of enough characters")
+    monkeypatch.setenv("RMADAPTER_ADMIN_KEY", "from a variable, of enough characters")
+    assert Settings().admin_key.get_secret_value() == "from a variable, of enough characters"
 
 
 def test_no_folder_of_secrets_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from service.wiring import Components, open_components
 from tests.support.waiting import wait_for
 from training.data import Sample
 
-ADMIN_KEY = "an-admin-key-for-tests"
+ADMIN_KEY = "an-admin-key-for-tests-alone"
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,6 @@ def test_a_path_cannot_write_lines_into_the_log(
 
 
 def test_settings_show_no_admin_key() -> None:
-    shown = repr(Settings(admin_key="secret-key"))
+    shown = repr(Settings(admin_key="secret-key-of-enough-characters"))
     assert "secret-key" not in shown
     assert np.size(shown) == 1
