@@ -227,8 +227,8 @@ def test_a_backup_of_a_newer_format_is_refused(
 ) -> None:
     file = tmp_path / "b.tar"
     backup(records.blobs, file)
-    rewritten(file, lambda entries: entries.__setitem__(0, (entries[0][0], b'{"format": 2}')))
-    with pytest.raises(NewerFormat, match="format 2"):
+    rewritten(file, lambda entries: entries.__setitem__(0, (entries[0][0], b'{"format": 3}')))
+    with pytest.raises(NewerFormat, match="format 3"):
         restore_backup(target, file)
     assert not contents(target.blobs)
 

@@ -84,9 +84,9 @@ def newer(stored: Settings, request: pytest.FixtureRequest) -> Iterator[Settings
     records.store.ping()
     broker_of(stored).enqueue(FitJob("tenant_1", "job_1").to_message())
     if request.param == "Redis":
-        records.store.set(FORMAT_KEY, "2")
+        records.store.set(FORMAT_KEY, "3")
     else:
-        records.blobs.put(BLOB, b'{"format": 2}')
+        records.blobs.put(BLOB, b'{"format": 3}')
     before = dump(records.store), files_of(stored), store.lrange(f"dramatiq:{QUEUE}", 0, -1)
     yield stored
     assert before[2], "a job waits in the queue"
@@ -98,7 +98,7 @@ def newer(stored: Settings, request: pytest.FixtureRequest) -> Iterator[Settings
 def test_no_command_starts_on_a_newer_format(newer: Settings, command: str) -> None:
     done = CliRunner().invoke(app, [command], env=newer.environment())
     assert done.exit_code == 1
-    with pytest.raises(NewerFormat, match="has format 2, this release reads up to 1"):
+    with pytest.raises(NewerFormat, match="has format 3, this release reads up to 2"):
         records_of(newer).refuse_newer()
 
 
@@ -109,7 +109,7 @@ def test_a_server_that_ran_before_the_upgrade_writes_nothing_after_it(
     for api in start_api(stored, clip):
         with Client(api.url, ANSWER["key"]) as client:
             client.create_dataset("before")
-            records.store.set(FORMAT_KEY, "2")
+            records.store.set(FORMAT_KEY, "3")
             before = dump(records.store)
             api.components.records.store.connection_pool.disconnect()  # as Redis's restart does
             answer = client.http.post("/v1/datasets", json={"name": "after"})
@@ -119,7 +119,7 @@ def test_a_server_that_ran_before_the_upgrade_writes_nothing_after_it(
     assert dump(records.store) == before
 
 
-@pytest.mark.parametrize("found", ["0", "-1", "2", "x", "1.5", ""])
+@pytest.mark.parametrize("found", ["0", "-1", "3", "x", "1.5", ""])
 def test_a_format_that_is_not_known_is_refused(stored: Settings, found: str) -> None:
     writer = open_records(stored.redis_url, stored.blob_url, stored)
     writer.store.set(FORMAT_KEY, found)
