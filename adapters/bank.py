@@ -31,6 +31,7 @@ class TowerWeights:
 
     @property
     def rank(self) -> int:
+        """The bottleneck's width r."""
         return self.down.shape[2]
 
 
@@ -85,6 +86,12 @@ class TowerBank:
             raise DoesNotFit(f"its {tower} rank {rank} is above the bank's {self.rank}")
 
     def write(self, slot: int, weights: TowerWeights) -> None:
+        """Writes an adapter into a slot, and zeros into what of the slot it does not fill.
+
+        Args:
+            slot: which one.
+            weights: an adapter that `check` has found to fit.
+        """
         skip, rank = weights.first - self.first, weights.rank
         self.clear(slot)
         self.down[slot, skip:, :, :rank] = weights.down.to(self.down.device)
@@ -93,6 +100,7 @@ class TowerBank:
         self.up_bias[slot, skip:] = weights.up_bias.to(self.down.device)
 
     def clear(self, slot: int) -> None:
+        """Makes a slot an adapter that adds nothing."""
         for tensor in self.tensors():
             tensor[slot].zero_()
 
@@ -120,9 +128,10 @@ class TowerBank:
 
 
 def gathered(slots: Tensor, first: int, bank: tuple[Tensor, Tensor, Tensor, Tensor]) -> Delta:
-    """What the adapters in `slots`, int64 [B], add: each row's gathered, then batched products.
+    """What each row's own adapter adds, by batched products of gathered weights.
 
     Args:
+        slots: int64 [B], the slot of each row's adapter.
         first: the block of the bank's first adapter.
         bank: (down, down_bias, up, up_bias) of all slots.
     """

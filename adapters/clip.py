@@ -51,6 +51,7 @@ class ConvStem(nn.Module):
         self.proj = nn.Conv2d(channels, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Patches of pictures: float [B, 3, S, S] → [B, width, S/32, S/32]."""
         features = self.net.forward_features(x)  # type: ignore[operator]
         return self.proj(features)  # type: ignore[no-any-return]
 
@@ -109,6 +110,9 @@ class FrozenCLIP:
         """The input of block `first` to unit features: [B, T, d] → float32 [B, e].
 
         Args:
+            tokens: the input of block `first`, [B, T, d].
+            first: the block, counted from 1.
+            delta: what an adapter adds to each block's output; None: nothing.
             after: what block `first` itself makes of `tokens`, where that is known already.
         """
         visual = self.model.visual
@@ -137,6 +141,10 @@ class FrozenCLIP:
         """The input of text block `first` to unit features: [N, L, d] → float32 [N, e].
 
         Args:
+            tokens: the input of block `first`, [N, L, d].
+            ids: the prompts' ids, int64 [N, L].
+            first: the block, counted from 1.
+            delta: what an adapter adds to each block's output; None: nothing.
             after: as in `image_upper`.
         """
         model, length = self.model, ids.shape[1]
@@ -152,8 +160,10 @@ class FrozenCLIP:
         return ids.to(self.device).argmax(-1)
 
     def tokenize(self, prompts: list[str]) -> Tensor:
-        """Prompts to ids, cut to the longest: int64 [N, L ≤ context]. The tower is causal and read
-        at end-of-text, so what is cut off is padding that nothing reads.
+        """Prompts to ids, cut to the longest: int64 [N, L ≤ context].
+
+        The tower is causal and read at end-of-text, so what is cut off is padding that nothing
+        reads.
 
         Raises:
             BadClasses: a prompt is longer than the tower's context; names it.
@@ -220,6 +230,8 @@ def load_clip(
         name: "bundled", or an open_clip model name.
         pretrained: for an open_clip model: a tag of its hub, a local file, or None for random
             weights (of use to benchmarks alone).
+        device: where it runs, as PyTorch names it.
+        precision: of the matrix products: fp32 or bf16.
 
     Raises:
         UnsupportedModel: unknown name or tag, weights that do not load, towers of another kind.

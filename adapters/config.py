@@ -36,6 +36,7 @@ class AdapterConfig:
             raise RMAdapterError("first blocks, rank and reconstruction layers start at 1")
 
     def to_dict(self) -> dict[str, Any]:
+        """Its fields, as a manifest keeps them."""
         return asdict(self)
 
 
@@ -55,4 +56,5 @@ class LossWeights:
     text_consistency: float = 0.1  # λ4: 3 on drawings of PACS (`python -m training.search`)
 
     def to_dict(self) -> dict[str, float]:
+        """Its fields, as a manifest keeps them."""
         return asdict(self)

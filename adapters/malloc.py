@@ -1,10 +1,13 @@
-"""Keeps freed memory in the process. A convolution's buffers are as large as its input; glibc gives
-them back to the kernel and asks again at each layer, which on a CPU takes longer than the products
-themselves: `python -m adapters.malloc` measures both.
+"""Keeps freed memory in the process.
+
+A convolution's buffers are as large as its input. glibc gives them back to the kernel and asks
+again at each layer, which on a CPU takes longer than the products themselves:
+`python -m adapters.malloc` measures both.
 
 What is kept must be for every thread: glibc gives threads arenas of their own, so an adapter that
 one thread loads cannot take the place of one that another thread had loaded, and a host tier of
-adapters would in the end take its size once for each thread that loads."""
+adapters would in the end take its size once for each thread that loads.
+"""
 
 import ctypes
 import time

@@ -146,7 +146,7 @@ def thumbnail(data: bytes, size: int, limits: ImageLimits = ImageLimits()) -> by
 
 
 def media_type(data: bytes) -> str:
-    """What the bytes of a picture that was decoded before are: image/jpeg, …"""
+    """The media type of a picture that was decoded before, such as image/jpeg."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         kind = "JPEG" if image.format in (None, "MPO") else str(image.format)
         return Image.MIME[kind]

@@ -3,6 +3,8 @@
 Lin, Li, Guo, Wang, Huang: RMAdapter, AAAI 2026 (arXiv 2512.06811), equations (8)–(18).
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -82,6 +84,7 @@ def reconstruction_error(adapter: RMAdapter, x: Tensor, mask: Tensor | None = No
     """‖z − rec(z)‖² / ‖z‖² over the tokens of one block, equations (11)–(13); a scalar.
 
     Args:
+        adapter: the block's adapter.
         x: the block's input z, [B, T, d]. It is detached: the loss is local to its layer.
         mask: bool [B, T], the tokens that count (text: those up to end-of-text); None: all.
     """
@@ -102,6 +105,7 @@ class Reconstruction:
         self.error: Tensor | float = 0.0
 
     def __call__(self, block: int, x: Tensor) -> Tensor | None:
+        """What the block's adapter adds; its reconstruction error is added to `error`."""
         adapter = self.tower.at(block)
         if adapter is not None:
             self.error = self.error + reconstruction_error(adapter, x, self.mask)
@@ -113,21 +117,32 @@ def consistency_error(adapted: Tensor, frozen: Tensor) -> Tensor:
     return (adapted - frozen).abs().sum(-1).mean()
 
 
+class TowerOutput(NamedTuple):
+    """What the losses need of one tower: unit features [N, e] twice, and a scalar."""
+
+    adapted: Tensor
+    frozen: Tensor
+    reconstruction_error: Tensor | float
+
+
 def total_loss(
-    logits: Tensor,
-    labels: Tensor,
-    weights: LossWeights,
-    image: tuple[Tensor, Tensor, Tensor | float],
-    text: tuple[Tensor, Tensor, Tensor | float],
+    logits: Tensor, labels: Tensor, weights: LossWeights, image: TowerOutput, text: TowerOutput
 ) -> Tensor:
     """L = L_ce + L_con + L_rec, equations (16)–(18); a scalar.
 
     Args:
         logits: [B, C] cosine similarities over the temperature.
         labels: int64 [B].
-        image, text: (adapted features, frozen features, reconstruction error) of each tower.
+        weights: λ1 to λ4.
+        image: the image tower's output.
+        text: the text tower's output.
     """
-    consistency = weights.image_consistency * consistency_error(*image[:2])
-    consistency = consistency + weights.text_consistency * consistency_error(*text[:2])
-    reconstruction = weights.image_reconstruction * image[2] + weights.text_reconstruction * text[2]
+    consistency = weights.image_consistency * consistency_error(image.adapted, image.frozen)
+    consistency = consistency + weights.text_consistency * consistency_error(
+        text.adapted, text.frozen
+    )
+    reconstruction = (
+        weights.image_reconstruction * image.reconstruction_error
+        + weights.text_reconstruction * text.reconstruction_error
+    )
     return torch.add(F.cross_entropy(logits, labels) + consistency, reconstruction)

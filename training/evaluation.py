@@ -31,8 +31,10 @@ ENOUGH = 200  # pictures held back that say enough: ±7 points at worst; then on
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Held-out figures of the adapter and of the frozen CLIP on the same pictures; None where
-    every class has but one picture."""
+    """Held-out figures of the adapter and of the frozen CLIP on the same pictures.
+
+    Both are None where every class has one picture alone.
+    """
 
     adapted: Report | None
     zero_shot: Report | None
@@ -40,6 +42,7 @@ class Evaluation:
     mistakes: tuple[Mistake, ...] = ()  # of the adapter, the surest first
 
     def to_dict(self) -> dict[str, Any]:
+        """Its fields, as a report shows them."""
         return asdict(self)
 
 

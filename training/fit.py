@@ -39,6 +39,7 @@ class FitSettings:
     template: str = TEMPLATE
 
     def to_dict(self) -> dict[str, Any]:
+        """Its fields, as a manifest keeps them."""
         plain = {
             name: getattr(self, name)
             for name in ("epochs", "min_steps", "batch_size", "learning_rate", "weight_decay")
@@ -63,8 +64,11 @@ OnProgress = Callable[[Progress], None]  # raises to stop the fit
 
 
 def first_block(tower: TowerShape) -> int:
-    """k: adapters sit in the upper two thirds of a tower's blocks. 5 of 12 in ViT-B/16, MMA's
-    published setting; 3 of 6 and 2 of 4 in the bundled CLIP."""
+    """The first block with an adapter, k.
+
+    Adapters sit in the upper two thirds of a tower's blocks: from 5 of 12 in ViT-B/16, which is
+    MMA's published setting; from 3 of 6 and 2 of 4 in the bundled CLIP.
+    """
     return tower.blocks // 3 + 1
 
 
@@ -240,8 +244,8 @@ def _step_loss(
             clip.logit_scale * x @ w.T,
             prepared.labels[rows],
             prepared.settings.losses,
-            (x, images.features[rows], see.error),
-            (w, text.features, read.error),
+            TowerOutput(x, images.features[rows], see.error),
+            TowerOutput(w, text.features, read.error),
         )
 
     return loss

@@ -26,10 +26,12 @@ class FitJob:
     job: str
 
     def to_message(self) -> Message[None]:
+        """The message that a worker receives."""
         return Message(QUEUE, ACTOR, args=(self.tenant, self.job), kwargs={}, options={})
 
     @classmethod
     def from_args(cls, tenant: str, job: str) -> Self:
+        """The job that a message's arguments name."""
         return cls(tenant, job)
 
 

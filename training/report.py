@@ -38,6 +38,7 @@ class Report:
     min_score: float  # under it lie the lowest 5 % of the right answers' scores
 
     def to_dict(self) -> dict[str, Any]:
+        """Its fields, as answers show them."""
         return asdict(self)
 
 

@@ -133,6 +133,7 @@ def score(fit: Callable[[Pool, int], Fitted], trial: Trial) -> dict[str, float]:
 
 
 def main() -> None:
+    """Measures the candidates and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--only", default="", help="candidates whose name holds this")

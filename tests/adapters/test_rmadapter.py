@@ -13,6 +13,7 @@ from adapters.rmadapter import (
     Reconstruction,
     RMAdapter,
     TowerAdapters,
+    TowerOutput,
     consistency_error,
     reconstruction_error,
     total_loss,
@@ -133,7 +134,7 @@ def test_the_total_loss_is_equations_16_to_18() -> None:
     xa, xf, wa, wf = torch.randn(4, 6, 10, generator=generator)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     weights = LossWeights(0.1, 0.2, 0.3, 0.4)
-    ours = total_loss(logits, labels, weights, (xa, xf, 5.0), (wa, wf, 7.0))
+    ours = total_loss(logits, labels, weights, TowerOutput(xa, xf, 5.0), TowerOutput(wa, wf, 7.0))
     lg = logits.double().numpy()
     ce = np.mean(np.log(np.exp(lg).sum(1)) - lg[np.arange(6), labels])
     l1 = [

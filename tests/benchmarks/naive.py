@@ -11,7 +11,7 @@ from adapters.bank import Bank, TowerBank
 from adapters.classify import prompts, scores
 from adapters.clip import Delta, FrozenCLIP
 from adapters.pixels import decode_image
-from adapters.rmadapter import CLIPAdapters, Reconstruction, total_loss
+from adapters.rmadapter import CLIPAdapters, Reconstruction, TowerOutput, total_loss
 from service.inference.torch_backend import TorchBackend
 from training.data import Sample
 from training.fit import FitSettings, rate_at, steps_of
@@ -47,8 +47,8 @@ def fit(clip: FrozenCLIP, samples: Sequence[Sample], settings: FitSettings) -> C
                 clip.logit_scale * seen @ named.T,
                 labels[rows],
                 settings.losses,
-                (seen, frozen[0], see.error),
-                (named, frozen[1], read.error),
+                TowerOutput(seen, frozen[0], see.error),
+                TowerOutput(named, frozen[1], read.error),
             )
             optimiser.zero_grad()
             loss.backward()

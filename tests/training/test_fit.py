@@ -7,7 +7,7 @@ import torch
 
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadDataset
-from adapters.rmadapter import Reconstruction, total_loss
+from adapters.rmadapter import Reconstruction, TowerOutput, total_loss
 from training.data import ImageSet, few_shot
 from training.evaluation import evaluate_and_fit, held_out_folds
 from training.fit import (
@@ -83,8 +83,8 @@ def test_a_step_on_cached_blocks_is_a_step_on_the_whole_model(
             clip.logit_scale * x @ w.T,
             few.labels,
             quick.losses,
-            (x, frozen[0], see.error),
-            (w, frozen[1], read.error),
+            TowerOutput(x, frozen[0], see.error),
+            TowerOutput(w, frozen[1], read.error),
         )
     assert losses[0] == pytest.approx(loss.item(), rel=1e-5)
 

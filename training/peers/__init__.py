@@ -33,8 +33,11 @@ class MethodSettings:
 
 
 def method_settings(clip: FrozenCLIP) -> MethodSettings:
-    """The defaults for a CLIP: the peers' are their papers', but that MMA's rate, whose meaning
-    depends on a model's scale, was searched for the bundled CLIP as RMAdapter's settings were."""
+    """The defaults for a CLIP.
+
+    The peers' settings are their papers'. There is one exception: the meaning of MMA's rate depends
+    on a model's scale, so it was searched for the bundled CLIP as RMAdapter's settings were.
+    """
     mma = MMASettings(learning_rate=5e-3) if clip.name == BUNDLED else MMASettings()
     return MethodSettings(default_settings(clip), mma=mma)
 

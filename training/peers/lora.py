@@ -42,6 +42,7 @@ class LoRAAttention(nn.Module):
 
     @property
     def num_heads(self) -> int:
+        """As the replaced module has it; open_clip reads it."""
         return int(self._frozen[0].num_heads)
 
     def forward(
@@ -55,6 +56,10 @@ class LoRAAttention(nn.Module):
         """Attention, [B, Q, d] and twice [B, T, d] → [B, Q, d], as the replaced module returns it.
 
         Args:
+            query: [B, Q, d].
+            key: [B, T, d].
+            value: [B, T, d].
+            need_weights: read by nobody; the replaced module takes it.
             attn_mask: [Q, T], or [B · heads, Q, T].
         """
         frozen = self._frozen[0]

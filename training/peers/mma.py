@@ -17,9 +17,11 @@ from training.peers.pool import Fitted, Pool, adapted_cosines
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MMASettings:
-    """MMA (Yang et al., CVPR 2024): its published settings, and its code's where the paper says
-    nothing. Adapters sit in blocks 5…12 of 12, RMAdapter's upper two thirds; pictures are cropped
-    and flipped at random."""
+    """MMA (Yang et al., CVPR 2024).
+
+    These are its published settings, and its code's where the paper says nothing. Adapters sit in
+    blocks 5 to 12 of 12, as RMAdapter's do. Pictures are cropped and flipped at random.
+    """
 
     rank: int = 32
     alpha: float = 1e-3
@@ -35,11 +37,13 @@ class Scaled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        """Gives x back, of any shape."""
         ctx.factor = factor
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient times the factor; none for the factor."""
         return gradient * ctx.factor, None
 
 

@@ -27,10 +27,12 @@ class Pool:
 
     @property
     def labels(self) -> Tensor:
+        """int64 [N], places in `classes`."""
         return self.images.labels
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
         return self.images.classes
 
     def take(self, rows: Tensor) -> "Pool":
@@ -79,6 +81,8 @@ class Fitted:
 
 
 def frozen_cosines(clip: FrozenCLIP, template: str) -> Callable[[Pool, Sequence[str]], Tensor]:
+    """A judge of pictures by the frozen CLIP: cosines float32 [N, C] of a pool and class names."""
+
     def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
         return pool.features @ class_features(clip, None, classes, template).T
 

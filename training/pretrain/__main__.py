@@ -83,12 +83,14 @@ def read(folder: Path) -> CLIP:
 
 
 def timed(stage: str, run: Callable[[], object]) -> None:
+    """Runs a stage and prints how long it took."""
     started = time.monotonic()
     run()
     print(f"{stage}: {time.monotonic() - started:.0f} seconds", flush=True)
 
 
 def arguments() -> argparse.Namespace:
+    """The command line's arguments."""
     parser = argparse.ArgumentParser(prog="python -m training.pretrain", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the archives")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
@@ -101,6 +103,7 @@ def arguments() -> argparse.Namespace:
 
 
 def make_views(data: Path, out: Path, seed: int) -> None:
+    """Draws the views of all photos, and of those held out."""
     photos, held = views.read_photos(data)
     views.make_held(held, out)
     views.make_views(photos, out, seed)
@@ -120,6 +123,7 @@ def judge(data: Path, out: Path) -> None:
 
 
 def main() -> None:
+    """Runs the stages that were asked for, one after another."""
     args = arguments()
     data, out, seed = args.data, args.out, args.seed
     out.mkdir(parents=True, exist_ok=True)

@@ -142,8 +142,11 @@ def start_image(tower: ImageTower, stem: nn.Module, cache: Cache, target: Tensor
 
 
 def soft_labels(cache: Cache) -> Tensor:
-    """What each view shows, [V, 1000]: the classifier's view and the label, half and half where
-    the photo is small (the classifier is right on 28 % of those), else 0.7 to 0.3."""
+    """What each view shows, [V, 1000], from the classifier's answer and the label.
+
+    They count half and half where the photo is small, since the classifier is right on 28 % of
+    those; else 0.7 to 0.3.
+    """
     seen = F.softmax(cache.logits.float(), 1)
     share = torch.where(cache.small, 0.5, 0.3)[:, None]
     return torch.lerp(seen, F.one_hot(cache.labels, 1000).float(), share).half()
@@ -220,6 +223,7 @@ class ImageLoss:
         self.batch, self.cosine_weight, self.likeness_weight = 192, 4.0, 1.0
 
     def __call__(self, generator: torch.Generator) -> Tensor:
+        """The loss of one batch; a scalar."""
         at = torch.randint(len(self.soft), (self.batch,), generator=generator)
         known = torch.cat([self.soft[at].float(), self.linear[at]], 1)  # [B, 1000 + 384]
         maps, known = paste(self.cache.maps[at].float(), known, generator)

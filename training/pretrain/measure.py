@@ -45,6 +45,7 @@ def encode_names(model: CLIP, names: list[str]) -> Tensor:
 
 
 def zero_shot(z: Tensor, answer: Tensor, names: Tensor) -> float:
+    """The share of unit features [N, e] that are nearest to their own name's, [C, e]."""
     return ((z @ names.T).argmax(1) == answer).float().mean().item()
 
 
@@ -83,4 +84,5 @@ def measure(model: CLIP, data: Path) -> dict[str, float]:
 
 
 def write_figures(figures: dict[str, float], path: Path) -> None:
+    """Writes figures as JSON, rounded to four digits."""
     path.write_text(json.dumps({k: round(v, 4) for k, v in figures.items()}, indent=1) + "\n")

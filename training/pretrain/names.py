@@ -36,6 +36,8 @@ RANDOM_PAIRS = 6000
 
 @dataclass(frozen=True)
 class Synset:
+    """A meaning in WordNet: its words, what it is a kind of, its gloss."""
+
     words: tuple[str, ...]
     file: int
     kinds: tuple[str, ...]  # offsets of hypernyms
@@ -89,6 +91,7 @@ class WordNet:
         return self.synsets[synset.kinds[0]].words[0] if synset.kinds else synset.words[0]
 
     def ancestors(self, offset: str) -> list[str]:
+        """The offsets of what a synset is a kind of, nearest first."""
         path: list[str] = []
         while kinds := self.synsets[offset].kinds:
             offset = kinds[0]
@@ -223,4 +226,5 @@ def make_names(ids: list[str], out: Path, seed: int) -> None:
 
 
 def load_names(out: Path) -> Names:
+    """Reads what `make_names` wrote."""
     return Names(*torch.load(out / "names.pt", weights_only=True))

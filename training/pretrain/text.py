@@ -74,6 +74,7 @@ class Prompts:
         return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
     def usual(self, places: list[int]) -> Tensor:
+        """Ids of the usual prompt of each name, int64 [N, L]."""
         return self([(at, TEMPLATE) for at in places])
 
 

@@ -106,4 +106,5 @@ class Trainer:
 
 
 def show(figures: dict[str, float]) -> str:
+    """Figures on one line."""
     return " ".join(f"{name} {value:.3f}" for name, value in figures.items())

@@ -246,6 +246,7 @@ def save_atomically(value: object, path: Path) -> None:
 
 
 def batches(count: int, size: int) -> Iterator[range]:
+    """The numbers below `count`, `size` at a time."""
     for start in range(0, count, size):
         yield range(start, min(count, start + size))
 
@@ -282,6 +283,7 @@ def make_views(photos: list[Photo], out: Path, seed: int) -> None:
 
 
 def load_held(out: Path) -> Cache:
+    """Reads what `make_held` wrote."""
     maps, logits, labels, small = torch.load(out / "held.pt", weights_only=True)
     return Cache(maps, logits, labels, small, torch.zeros_like(small))
 

@@ -53,6 +53,7 @@ class Result:
     classes: tuple[str, ...] = ()  # those that `base` is among
 
     def to_dict(self) -> dict[str, Any]:
+        """Its fields."""
         return asdict(self)
 
     def summary(self) -> dict[str, Any]:
@@ -79,6 +80,7 @@ class Difference:
     target: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """Its fields."""
         return asdict(self)
 
 
@@ -99,6 +101,7 @@ class _Tally:
 
 
 def harmonic_mean(base: float, novel: float) -> float:
+    """2bn / (b + n); 0 where both are 0."""
     return 2 * base * novel / (base + novel) if base + novel else 0.0
 
 
@@ -145,8 +148,11 @@ def transfer(
     seeds: Sequence[int],
     on_fit: OnFit = lambda label, seed: None,
 ) -> list[Result]:
-    """Trains on all classes of the source, tests on each target among the target's own names:
-    cross-data-set, and with the same classes in another look, domain generalisation."""
+    """Trains on all classes of the source and tests on each target among the target's own names.
+
+    That is the cross-data-set protocol. With the same classes in another look it is domain
+    generalisation.
+    """
     tests = [target.everything() for target in targets.values()]
     runs = _runs(plan, seeds, on_fit, lambda seed: (source.draw(shots, seed)[0], tests))
     return [

@@ -44,6 +44,7 @@ class DataSet:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
         return self.train.classes
 
     def draw(self, shots: int, seed: int) -> tuple[Pool, Pool]:

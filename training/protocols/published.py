@@ -12,6 +12,7 @@ class Published:
 
     @property
     def hm(self) -> float:
+        """The harmonic mean of base and novel accuracy, in percent."""
         return 2 * self.base * self.novel / (self.base + self.novel)
 
 
