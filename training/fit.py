@@ -17,7 +17,7 @@ from adapters.classify import TEMPLATE, prompts
 from adapters.clip import Delta, FrozenCLIP
 from adapters.config import AdapterConfig, LossWeights, TowerShape
 from adapters.errors import BadDataset
-from adapters.rmadapter import CLIPAdapters, Reconstruction, total_loss
+from adapters.rmadapter import CLIPAdapters, Reconstruction, TowerOutput, total_loss
 from training.data import ImageSet
 
 _CHUNK = 64  # pictures through the frozen blocks at a time
