@@ -5,10 +5,10 @@ The adapted names give a first answer p₀; the head learns from the photos what
     p₀(x) = softmax(τ s x·w)    K_ij = exp(−γ (1 − x_i·x_j))    A = (K + λI)⁻¹ (Y − p₀(X))
     f(x) = p₀(x) + k(x, X) A
 
-x: unit image feature; w: unit text features of the C classes that have photos; s: CLIP's logit scale;
-X: the N photos' features; Y: their labels, one-hot. After ProKeR (Bendou et al., CVPR 2025). It is a
-closed form, so there is nothing to train. What is left when one photo is left out is exact too:
-A_i / ((K + λI)⁻¹)_ii.
+x: unit image feature; w: unit text features of the C classes that have photos; s: CLIP's logit
+scale; X: the N photos' features; Y: their labels, one-hot. After ProKeR (Bendou et al., CVPR 2025).
+It is a closed form, so there is nothing to train. The residual of a photo that is left out is exact
+too: A_i / ((K + λI)⁻¹)_ii.
 
 Names without photos are judged among themselves by softmax(τ s x·w), plus one offset. Above
 `MOST_PHOTOS` photos, that many of them carry the answer (Nyström's landmarks) and all are fitted.
@@ -79,7 +79,7 @@ def left_out(
 ) -> Tensor:
     """f of each photo by the head of all the others, exactly, from one factorisation.
 
-    Honest only where the features know nothing of the photos' labels: those of the frozen CLIP, say.
+    Honest only where the features know nothing of the labels: those of the frozen CLIP do not.
 
     Args:
         photos: unit image features, [N, e].
@@ -181,7 +181,7 @@ def choose_offset(
 def _found(
     x: Tensor, labels: Tensor, w: Tensor, logit_scale: float, out: Tensor, offsets: Tensor
 ) -> Tensor:
-    """How many photos of the classes kept, and of those left `out` (bool [N]), each offset finds."""
+    """How many photos each offset finds: of the classes kept, and of those left `out`, bool [N]."""
     kept, renumbered = labels[~out].unique(return_inverse=True)
     gone = labels[out].unique()
     head = fit_evidence(x[~out], renumbered, w[kept], logit_scale)
