@@ -13,7 +13,7 @@ from adapters.evidence import (
     GAMMA,
     LAMBDA,
     NO_PHOTOS,
-    OFFSET,
+    RHO,
     TAU,
     choose_offset,
     fit_evidence,
@@ -132,17 +132,28 @@ def test_more_photos_than_the_limit_are_stored_as_landmarks() -> None:
     assert judge(head, images).isfinite().all()
 
 
-def test_a_mixed_list_judges_names_with_and_without_photos_each_among_themselves() -> None:
+def test_a_mixed_list_judges_names_with_photos_by_them_and_the_others_by_name() -> None:
     photos, labels, text, images = some(8, 4)
     head = fit_evidence(photos[:20], labels[:20], text[:5], LOGIT_SCALE)
     asked = torch.tensor([6, 3, 7, 0])  # names 6 and 7 have no photos
     columns = torch.tensor([NO_PHOTOS, 3, NO_PHOTOS, 0])
     found = values(head, images.double(), text[asked].double(), columns)
     expected = reference(photos[:20], labels[:20], text[:5], images)
-    cosines = images.double().numpy() @ text[[6, 7]].double().numpy().T
-    outside = numpy_softmax(TAU * LOGIT_SCALE * cosines) + head.offset
+    new, w = images.double().numpy(), text.double().numpy()
+    others, asked_too = (np.exp(TAU * LOGIT_SCALE * new @ w[i].T) for i in (range(5), [6, 7]))
+    weight = asked_too.sum(1, keepdims=True) + RHO * others.sum(1, keepdims=True)
+    outside = asked_too / weight + head.offset
     assert np.abs(found.numpy()[:, [1, 3]] - expected[:, [3, 0]]).max() < 0.01
-    assert np.abs(found.numpy()[:, [0, 2]] - outside).max() < 1e-9
+    assert np.abs(found.numpy()[:, [0, 2]] - outside).max() < 0.002
+
+
+def test_one_new_name_in_a_list_does_not_take_the_photos_of_the_others() -> None:
+    photos, labels, text, images = some(12, 6)
+    head = fit_evidence(photos, labels, text, LOGIT_SCALE).float()
+    asked = torch.cat([text, unit(1, WIDTH, seed=9)])
+    columns = torch.cat([torch.arange(12), torch.tensor([NO_PHOTOS])])
+    called = values(head, images, asked, columns).argmax(1)
+    assert (called == torch.arange(12).repeat(2)).float().mean() > 0.7
 
 
 @pytest.mark.parametrize("columns", [[0, 1, 2], [2, -1, -1, 0], [-1, -1], [1], [-1]])
@@ -187,6 +198,7 @@ def test_the_offset_finds_both_kinds_of_names() -> None:
     photos, labels, text, images = some(24, 6, noise=1.0)
     seen = labels < 16
     chosen = choose_offset(photos[seen], labels[seen], text[:16], LOGIT_SCALE, seed=1)
+    assert chosen is not None
     head = fit_evidence(photos[seen], labels[seen], text[:16], LOGIT_SCALE).float()
     columns = torch.cat([torch.arange(16), torch.full((8,), NO_PHOTOS)])
     true = torch.arange(24).repeat(2)
@@ -201,6 +213,6 @@ def test_the_offset_finds_both_kinds_of_names() -> None:
 
 
 @pytest.mark.parametrize(("classes", "shots"), [(12, 1), (3, 8)])
-def test_without_photos_to_leave_out_the_offset_is_the_default(classes: int, shots: int) -> None:
+def test_without_photos_to_leave_out_no_offset_is_chosen(classes: int, shots: int) -> None:
     photos, labels, text, _ = some(classes, shots)
-    assert choose_offset(photos, labels, text, LOGIT_SCALE, seed=1) == OFFSET
+    assert choose_offset(photos, labels, text, LOGIT_SCALE, seed=1) is None
