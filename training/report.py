@@ -42,7 +42,8 @@ class Report:
 
 
 def report(cosines: Tensor, labels: Tensor, classes: tuple[str, ...], logit_scale: float) -> Report:
-    """Judges cosines float32 [N, C] against labels int64 [N]; fits 1/τ from `logit_scale` on."""
+    """Judges cosines, or a head's values, float32 [N, C] against labels int64 [N]; fits 1/τ from
+    `logit_scale` on."""
     cosines, labels = cosines.cpu(), labels.cpu()
     called = cosines.argmax(1)
     confusion = torch.zeros(len(classes), len(classes), dtype=torch.long)
