@@ -128,6 +128,11 @@ def check_clip(manifest: Manifest, clip: FrozenCLIP) -> None:
             f"{manifest.adapter} version {manifest.version} was fitted on {manifest.clip}"
             f" ({manifest.fingerprint[:12]}), not on {clip.name} ({clip.fingerprint[:12]})"
         )
+    if manifest.head is not None and manifest.head["width"] != clip.embed_dim:
+        raise BadArtifact(
+            f"{manifest.adapter} version {manifest.version} has a head for features of"
+            f" {manifest.head['width']} numbers; those of {clip.name} have {clip.embed_dim}"
+        )
 
 
 def sha256(data: bytes) -> str:
