@@ -74,7 +74,7 @@ def evaluate_and_fit(
         adapters = fit_rows(clip, prepared, rows, total.part(i))
         judged.append(_judged(clip, prepared, adapters, rows, fold))
     adapters = fit_rows(clip, prepared, everything, total.part(len(folds)))
-    offset, chosen = _offset(clip, prepared)
+    offset, chosen = chosen_offset(clip, prepared)
     evaluation = _evaluate(clip, prepared, data, folds, judged)
     scale = evaluation.adapted.logit_scale if evaluation.adapted else SCALE
     head = replace(
@@ -108,7 +108,7 @@ def _judged(
     return _Judged(judge(head, unseen.images.cpu()), unseen.cosines().cpu())
 
 
-def _offset(clip: FrozenCLIP, prepared: Prepared) -> tuple[float, bool]:
+def chosen_offset(clip: FrozenCLIP, prepared: Prepared) -> tuple[float, bool]:
     """The offset of names without photos, and whether it was chosen.
 
     Chosen on the frozen CLIP's features: no fit has seen the classes that are left out there.
