@@ -4,6 +4,10 @@ The header's metadata has one entry, `rmadapter`, so that the same adapter gives
 JSON with `format_version`, `manifest` (JSON text) and `checksum`, the SHA-256 of manifest and
 tensors. Never pickle. Nothing in a file is trusted before its checksum, its CLIP and its
 shapes are.
+
+Format 1 holds an adapter alone; format 2 a head beside it (`adapters.evidence`), whose numbers
+stand in the manifest's `head`. A file without a head is written as format 1, which every release
+reads.
 """
 
 import hashlib
@@ -20,18 +24,28 @@ from torch import Tensor
 from adapters.bank import AdapterWeights, TowerWeights
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadArtifact
+from adapters.evidence import Evidence
 
-FORMAT, FORMAT_VERSION = "rmadapter", 1
+FORMAT, FORMAT_VERSION = "rmadapter", 2
 _MAX_HEADER = 16 * 2**20  # bytes; 1,000 classes with their confusion matrix take 4 MB
 _TENSORS = ("down", "down_bias", "up", "up_bias")
 _TOWERS = ("image", "text")
 _NAMES = {f"{tower}.{name}" for tower in _TOWERS for name in _TENSORS}
+_HEAD_TENSORS = ("photos", "coefficients", "text")
+_HEAD_NUMBERS = ("text_scale", "gamma", "offset", "scale")
+_MOST = 1e6  # of a head's numbers; false of NaN too
+_HEAD_NAMES = {f"head.{name}" for name in _HEAD_TENSORS}
+_DTYPES = {  # of a head's coefficients float16 may change an answer
+    f"head.{name}": {torch.float16, torch.float32} for name in _HEAD_TENSORS
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a file says of itself. `info` holds what no code here reads: job, data digest, settings,
-    metrics."""
+    """What a file says of itself.
+
+    `info` holds what no code here reads: job, data digest, settings, metrics.
+    """
 
     clip: str  # the CLIP's name, for people
     fingerprint: str  # and its weights, for machines
@@ -45,14 +59,16 @@ class Manifest:
     text_first: int
     created_at: str  # ISO 8601, UTC
     info: dict[str, Any] = field(default_factory=dict)
+    head: dict[str, Any] | None = None  # its numbers, how many photos and how long a feature is
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A manifest and its weights, α folded in, no reconstruction branch."""
+    """A manifest and its weights, α folded in, no reconstruction branch; and the head, if any."""
 
     manifest: Manifest
     weights: AdapterWeights
+    head: Evidence | None = None
 
 
 def encode_artifact(artifact: Artifact) -> bytes:
@@ -62,10 +78,15 @@ def encode_artifact(artifact: Artifact) -> bytes:
         for tower in _TOWERS
         for name in _TENSORS
     }
-    names = Manifest.__slots__
-    manifest = json.dumps({name: getattr(artifact.manifest, name) for name in names})
+    head, plain = artifact.head, {n: getattr(artifact.manifest, n) for n in Manifest.__slots__}
+    del plain["head"]
+    if head is not None:
+        tensors |= {f"head.{name}": getattr(head, name).contiguous() for name in _HEAD_TENSORS}
+        numbers = {name: getattr(head, name) for name in _HEAD_NUMBERS}
+        plain["head"] = numbers | {"photos": len(head.photos), "width": head.photos.shape[1]}
+    manifest = json.dumps(plain)
     header = {
-        "format_version": FORMAT_VERSION,
+        "format_version": 1 if head is None else 2,
         "checksum": checksum(manifest, tensors),
         "manifest": manifest,
     }
@@ -83,15 +104,17 @@ def decode_artifact(data: bytes) -> Artifact:
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         newer = type(version) is int and version > FORMAT_VERSION
         raise BadArtifact(
-            f"the file has format version {version}; this release reads {FORMAT_VERSION}"
+            f"the file has format version {version}; this release reads 1 to {FORMAT_VERSION}"
             + (": a newer release wrote it, and is needed to read it" if newer else "")
         )
     try:
         tensors = load(data)
     except (SafetensorError, KeyError, ValueError, RuntimeError, OverflowError) as error:
         raise BadArtifact("the file is cut short or changed") from error
-    if set(tensors) != _NAMES or any(
-        t.dtype != torch.float32 or not t.dim() for t in tensors.values()
+    expected = _NAMES if version == 1 else _NAMES | _HEAD_NAMES
+    if set(tensors) != expected or any(
+        t.dtype not in _DTYPES.get(name, {torch.float32}) or not t.dim()
+        for name, t in tensors.items()
     ):
         raise BadArtifact("the file's tensors are not those of an adapter")
     manifest = str(header.get("manifest"))
@@ -106,6 +129,11 @@ def check_clip(manifest: Manifest, clip: FrozenCLIP) -> None:
         raise BadArtifact(
             f"{manifest.adapter} version {manifest.version} was fitted on {manifest.clip}"
             f" ({manifest.fingerprint[:12]}), not on {clip.name} ({clip.fingerprint[:12]})"
+        )
+    if manifest.head is not None and manifest.head["width"] != clip.embed_dim:
+        raise BadArtifact(
+            f"{manifest.adapter} version {manifest.version} has a head for features of"
+            f" {manifest.head['width']} numbers; those of {clip.name} have {clip.embed_dim}"
         )
 
 
@@ -170,7 +198,36 @@ def _artifact(manifest_json: str, tensors: dict[str, Tensor]) -> Artifact:
         raise BadArtifact("the file's manifest has a part of the wrong type")
     if not all(_consistent(weights) for weights in towers.values()):
         raise BadArtifact("the file's tensors do not belong together")
-    return Artifact(manifest, AdapterWeights(**towers))
+    return Artifact(manifest, AdapterWeights(**towers), _head(manifest, tensors))
+
+
+def _head(manifest: Manifest, tensors: dict[str, Tensor]) -> Evidence | None:
+    """The head, checked against the manifest: numbers, sizes, and that every number is finite."""
+    numbers, parts = manifest.head, {name: tensors.get(f"head.{name}") for name in _HEAD_TENSORS}
+    if numbers is None and parts["photos"] is None:
+        return None
+    if numbers is None or parts["photos"] is None:
+        raise BadArtifact("the file has half of a head")
+    photos, classes, width = numbers["photos"], len(manifest.classes), numbers["width"]
+    shapes = {
+        "photos": (photos, width),
+        "coefficients": (photos, classes),
+        "text": (classes, width),
+    }
+    whole = {name: part for name, part in parts.items() if part is not None}
+    if any(tuple(whole[name].shape) != shape for name, shape in shapes.items()):
+        raise BadArtifact("the head's tensors are not of the sizes that the manifest says")
+    if not all(bool(part.isfinite().all()) for part in whole.values()):
+        raise BadArtifact("the head's tensors hold numbers that are not finite")
+    return Evidence(
+        photos=whole["photos"],
+        coefficients=whole["coefficients"],
+        text=whole["text"],
+        text_scale=float(numbers["text_scale"]),
+        gamma=float(numbers["gamma"]),
+        offset=float(numbers["offset"]),
+        scale=float(numbers["scale"]),
+    )
 
 
 def _typed(manifest: Manifest) -> bool:
@@ -184,7 +241,20 @@ def _typed(manifest: Manifest) -> bool:
         and isinstance(manifest.logit_scale, float | int)
         and math.isfinite(manifest.logit_scale)
         and isinstance(manifest.info, dict)
+        and (manifest.head is None or _typed_head(manifest.head))
     )
+
+
+def _typed_head(head: Any) -> bool:
+    """Sizes that are whole and positive, scales that are finite and not negative."""
+    if not isinstance(head, dict) or set(head) != {*_HEAD_NUMBERS, "photos", "width"}:
+        return False
+    if not all(type(head[name]) is int and head[name] > 0 for name in ("photos", "width")):
+        return False
+    numbers = [head[name] for name in _HEAD_NUMBERS]
+    if not all(type(number) in (int, float) and abs(number) <= _MOST for number in numbers):
+        return False
+    return all(head[name] >= 0 for name in _HEAD_NUMBERS if name != "offset")
 
 
 def _consistent(weights: TowerWeights) -> bool:
@@ -196,6 +266,7 @@ def _consistent(weights: TowerWeights) -> bool:
 
 
 def checksum(manifest: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of a manifest's text and of tensors by their names, in hexadecimal."""
     digest = hashlib.sha256(manifest.encode())
     for key in sorted(tensors):
         digest.update(f"{key}{tuple(tensors[key].shape)}{tensors[key].dtype}".encode())

@@ -61,6 +61,30 @@ def alike(
     return pairs
 
 
+def columns_of(
+    names: Sequence[str], classes: Sequence[str], prompt_ids: Callable[[str], Sequence[int]]
+) -> list[int]:
+    """Which class each name is: the one whose prompt is the same tokens.
+
+    Args:
+        names: asked names.
+        classes: the classes' names.
+        prompt_ids: the token ids of a name's prompt; may raise BadClasses.
+
+    Returns:
+        For each name the place of its class, or -1.
+    """
+
+    def key(name: str) -> Sequence[int] | str:
+        try:
+            return tuple(prompt_ids(name))
+        except BadClasses:  # too long for the usual prompt; the asked template may be shorter
+            return normal_name(name)
+
+    place = {key(name): i for i, name in enumerate(classes)}
+    return [place.get(key(name), -1) for name in names]
+
+
 def check_distinct(names: Sequence[str], prompt_ids: Callable[[str], Sequence[int]]) -> None:
     """Refuses names that the model cannot tell apart.
 

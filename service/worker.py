@@ -163,7 +163,7 @@ class RecordedJobs:
             job, self._records.adapters.next_number(job.tenant, spec.adapter)
         )
         manifest = self._manifest(job, spec.adapter, number, spec.dataset, outcome)
-        data = encode_artifact(Artifact(manifest, outcome.weights))
+        data = encode_artifact(Artifact(manifest, outcome.weights, outcome.head))
         decode_artifact(data)  # by the reader's own rules, before anybody is told of it
         version = self._records.adapters.add(manifest, data)
         published = self._publish(version, spec.publish)

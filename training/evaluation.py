@@ -1,16 +1,18 @@
 """Judges a fit on pictures that it did not see, then fits on all of them.
 
-Pictures are few, so they are held back by folds: every picture is judged once, by an adapter that
-was fitted without it. What is published is fitted on all.
+Pictures are few, so they are held back by folds: every picture is judged once, by an adapter and a
+head that were fitted without it. What is published is fitted on all. The scores that are judged
+are the ones that are served: the head's.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from adapters.clip import FrozenCLIP
+from adapters.evidence import OFFSET, SCALE, Evidence, choose_offset, fit_evidence, judge
 from adapters.rmadapter import CLIPAdapters
 from training.data import ImageSet
 from training.fit import (
@@ -18,12 +20,12 @@ from training.fit import (
     OnProgress,
     Prepared,
     Progress,
-    cosines,
+    features,
     fit_rows,
     prepare,
     steps_of,
 )
-from training.report import Mistake, Report, mistakes, report
+from training.report import Mistake, Report, fit_logit_scale, mistakes, report
 
 FOLDS = 4
 ENOUGH = 200  # pictures held back that say enough: ±7 points at worst; then one fold does
@@ -31,19 +33,28 @@ ENOUGH = 200  # pictures held back that say enough: ±7 points at worst; then on
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Held-out figures of the adapter and of the frozen CLIP on the same pictures.
+    """Held-out figures of the fit and of the frozen CLIP on the same pictures.
 
     Both are None where every class has one picture alone.
     """
 
-    adapted: Report | None
+    adapted: Report | None  # of the head on the adapter's features, whose scale is its own
     zero_shot: Report | None
-    logit_scale: float  # 1/τ for serving
-    mistakes: tuple[Mistake, ...] = ()  # of the adapter, the surest first
+    logit_scale: float  # 1/τ for serving names alone
+    mistakes: tuple[Mistake, ...] = ()  # of the fit, the surest first
+    offset_chosen: bool = False  # False: too few photos to leave classes out, so the default
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields, as a report shows them."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedVersion:
+    """What a fit publishes."""
+
+    adapters: CLIPAdapters
+    head: Evidence
 
 
 def evaluate_and_fit(
@@ -51,8 +62,8 @@ def evaluate_and_fit(
     data: ImageSet,
     settings: FitSettings,
     on_progress: OnProgress = lambda progress: None,
-) -> tuple[CLIPAdapters, Evaluation]:
-    """The adapter, fitted on all of `data`, and what it is worth.
+) -> tuple[FittedVersion, Evaluation]:
+    """The adapter and its head, fitted on all of `data`, and what they are worth.
 
     Raises what `fit` raises.
     """
@@ -61,12 +72,54 @@ def evaluate_and_fit(
     everything = torch.arange(len(data))
     fits = [_others(everything, fold) for fold in folds] + [everything]
     total = _TotalProgress([len(rows) for rows in fits], settings, on_progress)
-    judged = [
-        cosines(clip, prepared, fit_rows(clip, prepared, rows, total.part(i)), fold)
-        for i, (rows, fold) in enumerate(zip(fits, folds, strict=False))
-    ]
-    fitted = fit_rows(clip, prepared, everything, total.part(len(folds)))
-    return fitted, _evaluate(clip, prepared, data, folds, judged)
+    judged = []
+    for i, (rows, fold) in enumerate(zip(fits, folds, strict=False)):
+        adapters = fit_rows(clip, prepared, rows, total.part(i))
+        judged.append(_judged(clip, prepared, adapters, rows, fold))
+    adapters = fit_rows(clip, prepared, everything, total.part(len(folds)))
+    offset, chosen = chosen_offset(clip, prepared)
+    evaluation = _evaluate(clip, prepared, data, folds, judged)
+    scale = evaluation.adapted.logit_scale if evaluation.adapted else SCALE
+    head = replace(
+        head_of(clip, prepared, adapters, everything),
+        offset=offset,
+        scale=scale,
+    )
+    return FittedVersion(adapters, head), replace(evaluation, offset_chosen=chosen)
+
+
+def head_of(clip: FrozenCLIP, prepared: Prepared, adapters: CLIPAdapters, rows: Tensor) -> Evidence:
+    """The head on what the adapters make of the pictures at `rows`, int64 [M]."""
+    seen = features(clip, prepared, adapters, rows)
+    labels = prepared.labels.cpu()[rows.cpu()]
+    return fit_evidence(seen.images, labels, seen.text, clip.logit_scale)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """One fold's pictures, judged by what was fitted on the others."""
+
+    values: Tensor  # float32 [M, C], the head's
+    cosines: Tensor  # float32 [M, C], of the names alone
+
+
+def _judged(
+    clip: FrozenCLIP, prepared: Prepared, adapters: CLIPAdapters, rows: Tensor, fold: Tensor
+) -> _Judged:
+    head = head_of(clip, prepared, adapters, rows).float()
+    unseen = features(clip, prepared, adapters, fold)
+    return _Judged(judge(head, unseen.images.cpu()), unseen.cosines().cpu())
+
+
+def chosen_offset(clip: FrozenCLIP, prepared: Prepared) -> tuple[float, bool]:
+    """The offset of names without photos, and whether it was chosen.
+
+    Chosen on the frozen CLIP's features: no fit has seen the classes that are left out there.
+    """
+    text, labels = prepared.text.features, prepared.labels
+    seed = prepared.settings.seed
+    offset = choose_offset(prepared.images.features, labels, text, clip.logit_scale, seed)
+    return (OFFSET, False) if offset is None else (offset, True)
 
 
 def held_out_folds(labels: Tensor, seed: int) -> list[Tensor]:
@@ -94,18 +147,20 @@ def _evaluate(
     prepared: Prepared,
     data: ImageSet,
     folds: list[Tensor],
-    judged: list[Tensor],
+    judged: list[_Judged],
 ) -> Evaluation:
     if not folds:
         return Evaluation(None, None, clip.logit_scale)
     rows = torch.cat(folds)
     labels = data.labels[rows]
-    found = torch.cat(judged).cpu()
-    adapted = report(found, labels, data.classes, clip.logit_scale)
+    found = torch.cat([fold.values for fold in judged])
+    named = torch.cat([fold.cosines for fold in judged])
+    adapted = report(found, labels, data.classes, SCALE)
     wrong = mistakes(found, labels, rows, data.classes, adapted.logit_scale)
-    frozen = cosines(clip, prepared, None, rows)
+    frozen = features(clip, prepared, None, rows).cosines()
     zero_shot = report(frozen, labels, data.classes, clip.logit_scale)
-    return Evaluation(adapted, zero_shot, adapted.logit_scale, wrong)
+    by_name = fit_logit_scale(named, labels, clip.logit_scale)
+    return Evaluation(adapted, zero_shot, by_name, wrong)
 
 
 class _TotalProgress:

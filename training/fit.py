@@ -177,14 +177,26 @@ def steps_of(images: int, settings: FitSettings) -> tuple[int, int]:
     return epochs, epochs * per_epoch
 
 
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a head is fitted on and judges: unit features of pictures, and of the classes' names."""
+
+    images: Tensor  # float32 [M, e]
+    text: Tensor  # float32 [C, e]
+
+    def cosines(self) -> Tensor:
+        """Similarity of each picture to each class, float32 [M, C]."""
+        return self.images @ self.text.T
+
+
 @torch.no_grad()
-def cosines(
+def features(
     clip: FrozenCLIP, prepared: Prepared, adapters: CLIPAdapters | None, rows: Tensor
-) -> Tensor:
-    """Similarity of the pictures at `rows` to each class, float32 [M, C]; None: frozen CLIP."""
+) -> Features:
+    """Features of the pictures at `rows`, int64 [M], and of all classes; None: frozen CLIP."""
     rows = rows.to(clip.device)
     if adapters is None:
-        return prepared.images.features[rows] @ prepared.text.features.T
+        return Features(prepared.images.features[rows], prepared.text.features)
     config = prepared.settings.adapter
     images, text = prepared.images, prepared.text
     first, delta = config.image_first, adapters.image.delta
@@ -194,7 +206,14 @@ def cosines(
     ]
     first, delta = config.text_first, adapters.text.delta
     read = clip.text_upper(text.tokens, prepared.ids, first, delta, text.after)
-    return torch.cat(seen) @ read.T
+    return Features(torch.cat(seen), read)
+
+
+def cosines(
+    clip: FrozenCLIP, prepared: Prepared, adapters: CLIPAdapters | None, rows: Tensor
+) -> Tensor:
+    """Similarity of the pictures at `rows` to each class, float32 [M, C]; None: frozen CLIP."""
+    return features(clip, prepared, adapters, rows).cosines()
 
 
 @torch.inference_mode()

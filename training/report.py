@@ -43,7 +43,17 @@ class Report:
 
 
 def report(cosines: Tensor, labels: Tensor, classes: tuple[str, ...], logit_scale: float) -> Report:
-    """Judges cosines float32 [N, C] against labels int64 [N]; fits 1/τ from `logit_scale` on."""
+    """Judges answers, and fits their temperature.
+
+    Args:
+        cosines: cosines, or a head's values, float32 [N, C].
+        labels: the true classes, int64 [N].
+        classes: their C names.
+        logit_scale: where the search for 1/τ begins.
+
+    Returns:
+        The report; it holds the 1/τ that was found.
+    """
     cosines, labels = cosines.cpu(), labels.cpu()
     called = cosines.argmax(1)
     confusion = torch.zeros(len(classes), len(classes), dtype=torch.long)

@@ -17,6 +17,7 @@ from dramatiq.brokers.redis import RedisBroker
 from adapters.bank import AdapterWeights, export
 from adapters.clip import FrozenCLIP
 from adapters.errors import RMAdapterError
+from adapters.evidence import Evidence
 from training.data import ImageSet
 from training.evaluation import Evaluation, evaluate_and_fit
 from training.fit import FitSettings, Progress
@@ -52,6 +53,7 @@ class Outcome:
     """What a fit gave."""
 
     weights: AdapterWeights
+    head: Evidence
     classes: tuple[str, ...]
     settings: FitSettings
     logit_scale: float
@@ -150,7 +152,8 @@ def _fit(clip: FrozenCLIP, job_store: JobStore, job: FitJob, lease: "_Lease") ->
             " fewer classes or pictures may fit"
         )
     return Outcome(
-        weights=export(fitted),
+        weights=export(fitted.adapters),
+        head=fitted.head,
         classes=task.images.classes,
         settings=settings,
         logit_scale=evaluation.logit_scale,

@@ -18,13 +18,13 @@ from service.cli.terminal import Cell, err, errors, out, print_json, table_of
 
 if TYPE_CHECKING:
     from adapters.clip import FrozenCLIP
-    from training.protocols import OnFit, Plan, Result
+    from training.protocols import Mixed, OnFit, Plan, Result
 
 evaluate_app = typer.Typer(
     no_args_is_help=True, help="Accuracy beside the baselines and the paper."
 )
 
-_ALL = "zero-shot,lp++,tip-adapter-f,clip-lora,mma,rmadapter"
+_ALL = "zero-shot,lp++,tip-adapter-f,clip-lora,mma,rmadapter,rmadapter+photos"
 
 Data = Annotated[Path, typer.Option(help="a zip, a folder per class, or CoOp's layout")]
 Source = Annotated[Path, typer.Option("--data", help="what to train on, as in base-to-novel")]
@@ -58,6 +58,9 @@ def base_to_novel(
         Ablation | None,
         typer.Option(help="losses, sharing or layers: the paper's ablation instead"),
     ] = None,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="also judge both halves among all names at once")
+    ] = False,
     as_json: AsJson = False,
     plot: Plot = None,
 ) -> None:
@@ -78,7 +81,7 @@ def base_to_novel(
         )
         numbers = _numbers(seeds)
         with _bar(len(plan) * len(numbers)) as on_fit:
-            results = base_to_novel(read_dataset(clip, data), plan, shots, numbers, on_fit)
+            results = base_to_novel(read_dataset(clip, data), plan, shots, numbers, on_fit, mixed)
         _show(results, as_json, plot, "both" if ablation == "losses" else "rmadapter")
 
 
@@ -292,6 +295,9 @@ def _table(results: "Sequence[Result]") -> Table:
         "base",
         "novel",
         "hm",
+        "mixed base",
+        "mixed novel",
+        "mixed hm",
         "seconds",
         "trainable parameters",
     )
@@ -308,9 +314,14 @@ def _row(r: "Result") -> tuple[Cell, ...]:
         f"{r.base:.2%} {_range(r.base_ci)}",
         "" if r.novel is None or r.novel_ci is None else f"{r.novel:.2%} {_range(r.novel_ci)}",
         "" if r.hm is None else Text(f"{r.hm:.2%}", "bold"),
+        *(("",) * 3 if r.mixed is None else _mixed_cells(r.mixed)),
         f"{r.seconds:.1f}",
         f"{r.parameters:,}",
     )
+
+
+def _mixed_cells(mixed: "Mixed") -> tuple[Cell, ...]:
+    return f"{mixed.base:.2%}", f"{mixed.novel:.2%}", Text(f"{mixed.hm:.2%}", "bold")
 
 
 def _range(interval: tuple[float, float], times: float = 100, unit: str = "") -> str:

@@ -22,6 +22,8 @@ from adapters.classify import (
 )
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadImage, TooLong
+from adapters.evidence import Evidence, probabilities
+from adapters.names import columns_of
 from adapters.pixels import ImageLimits, Pixels, decode_image
 from service import metrics, tracing
 from service.caches import BoundedCache
@@ -127,12 +129,13 @@ class Classifier:
             good = [p for p in pixels if not isinstance(p, BadImage)]
             async with self.lease(question.version) as lease:  # for the device's work alone
                 texts = await self.text_features_of(question, lease)
-                rows = iter(await self._run(question.tenant, lease, good, one_by_one=True))
+                features = await self._run(question.tenant, lease, good, one_by_one=True)
+            rankings = iter(await self._rankings(question, lease.head, features, texts))
         answers = [
             _failed(file, image)
             if isinstance(image, BadImage)
             else replace(
-                self._answer(question, file, next(rows), texts),
+                self._answer(question, file, next(rankings)),
                 warning="; ".join(said) or None,
             )
             for file, image, said in zip(files, pixels, warnings, strict=True)
@@ -310,23 +313,59 @@ class Classifier:
                 raise result
         return results  # type: ignore[return-value]
 
-    def _answer(
+    async def _rankings(
         self,
         question: Question,
-        file: Upload,
-        feature: Feature | Exception,
+        head: Evidence | None,
+        features: Sequence[Feature | Exception],
         texts: NDArray[np.float32],
-    ) -> Answer:
-        if isinstance(feature, Exception):
-            return _failed(file, BadImage("the model could not process this picture"))
+    ) -> list[Feature | Exception]:
+        """Each picture's scores of the asked names, float32 [C]; what broke stays its error."""
+        good = [feature for feature in features if not isinstance(feature, Exception)]
+        if not good:
+            return list(features)
+        if head is None:
+            scale = self._logit_scale(question.version)
+            made = [_by_name(feature, texts, scale) for feature in good]
+        else:  # a product for each photo of the fit: not on the event loop
+            made = await self._in_turn(
+                question.tenant, self._by_head, question, head, np.stack(good), texts
+            )
+        ranking = iter(made)
+        return [item if isinstance(item, Exception) else next(ranking) for item in features]
+
+    def _by_head(
+        self,
+        question: Question,
+        head: Evidence,
+        images: NDArray[np.float32],
+        texts: NDArray[np.float32],
+    ) -> list[Feature]:
+        """All pictures of a request at once: [B, e] and [C, e] → B times [C]."""
         version = question.version
-        scale = version.logit_scale if version else self._clip.logit_scale
-        row = torch.from_numpy(feature).unsqueeze(0)  # [1, e]
-        ranking = scores(row, torch.from_numpy(texts), scale)[0].numpy()  # [C]
+        assert version is not None  # the frozen CLIP has no head
+        names = question.classes
+        columns = torch.tensor(columns_of(names, version.classes, self._clip.prompt_ids))
+        tensors = torch.from_numpy(images), torch.from_numpy(texts), columns
+        return list(probabilities(head, *tensors, version.logit_scale).numpy())
+
+    def _logit_scale(self, version: ServedVersion | None) -> float:
+        return version.logit_scale if version else self._clip.logit_scale
+
+    def _answer(self, question: Question, file: Upload, ranking: Feature | Exception) -> Answer:
+        if isinstance(ranking, Exception):
+            return _failed(file, BadImage("the model could not process this picture"))
         order = np.argsort(-ranking, kind="stable")[: question.top_k]
         ranked = tuple((question.classes[i], float(ranking[i])) for i in order)
         sure = question.min_score is None or ranked[0][1] >= question.min_score
         return Answer(file.name, ranked[0][0] if sure else None, ranked)
+
+
+def _by_name(feature: Feature, texts: NDArray[np.float32], scale: float) -> Feature:
+    """One picture's scores by the names alone: [e] and [C, e] → [C]."""
+    row = torch.from_numpy(feature).unsqueeze(0)
+    ranking: Feature = scores(row, torch.from_numpy(texts), scale)[0].numpy()
+    return ranking
 
 
 def default_template(version: ServedVersion | None) -> str:

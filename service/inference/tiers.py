@@ -1,5 +1,7 @@
 """Where adapters lie: the bank on the device, host memory behind it, the blob store behind that.
 
+An adapter's head, if it has one, stays in host memory: it scores features, after the device.
+
 Lives on the event loop's thread, which is all the locking it needs. An adapter is named by its
 artifact's SHA-256, so that a slot can hold nothing but the very weights that were asked for. A
 lease keeps its slot from being written until it ends.
@@ -17,6 +19,7 @@ from adapters.artifact import Artifact, check_clip, decode_artifact, sha256
 from adapters.bank import FROZEN, AdapterWeights
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadArtifact, DoesNotFit
+from adapters.evidence import Evidence
 from service import metrics
 from service.caches import BoundedCache
 from service.errors import NotFound, TooMany
@@ -35,6 +38,15 @@ class Lease:
 
     slot: int
     tier: Tier
+    head: Evidence | None = None  # in float32; None: the version has none
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What host memory keeps of an artifact; the head in the precision of its file."""
+
+    weights: AdapterWeights
+    head: Evidence | None
 
 
 class Tiers:
@@ -61,8 +73,9 @@ class Tiers:
             raise DoesNotFit(f"{len(pinned)} pinned adapters fill a bank of {self._capacity}")
         self._pinned: dict[str, str] = dict.fromkeys(pinned, "")  # tenant/adapter → last sha256
         self._resident: OrderedDict[str, int] = OrderedDict()  # sha256 → slot, oldest use first
+        self._heads: dict[str, Evidence] = {}  # sha256 → the head of one in a slot, in host memory
         self._leases: Counter[str] = Counter()
-        self._host: BoundedCache[str, AdapterWeights] = BoundedCache(host_adapters)
+        self._host: BoundedCache[str, _Loaded] = BoundedCache(host_adapters)
         self._loading: dict[str, asyncio.Task[Tier]] = {}
         self._released = asyncio.Condition()
         self._owners: dict[str, str] = {}  # sha256 of a leased adapter → its tenant
@@ -88,7 +101,7 @@ class Tiers:
             tier = await self._ensure(version)
             metrics.ADAPTER_LOOKUPS.labels(tier).inc()
             self._resident.move_to_end(sha)
-            yield Lease(self._resident[sha], tier)
+            yield Lease(self._resident[sha], tier, self._heads.get(sha))
         finally:
             self._leases[sha] -= 1
             if not self._leases[sha]:
@@ -116,20 +129,22 @@ class Tiers:
         sha = version.sha256
         tier: Tier = "host" if sha in self._host else "blob"
         if tier == "blob":
-            weights = await asyncio.to_thread(self._read, version)
+            loaded = await asyncio.to_thread(self._read, version)
         else:
-            weights = self._host[sha]
-        self._host.keep(sha, weights)
+            loaded = self._host[sha]
+        self._host.keep(sha, loaded)
         slot = await self._take_slot(version.tenant)
         try:
-            await asyncio.wrap_future(self._engine.write(slot, weights))
+            await asyncio.wrap_future(self._engine.write(slot, loaded.weights))
         except BaseException:
             self._free.append(slot)
             raise
         self._resident[sha] = slot
+        if loaded.head is not None:
+            self._heads[sha] = loaded.head.float()
         return tier
 
-    def _read(self, version: ServedVersion) -> AdapterWeights:
+    def _read(self, version: ServedVersion) -> _Loaded:
         name = f"the file of {version.adapter} version {version.number}"
         try:
             data = self._fetch(version.path)
@@ -139,7 +154,7 @@ class Tiers:
             raise BadArtifact(f"{name} was changed")
         artifact: Artifact = decode_artifact(data)
         check_clip(artifact.manifest, self._clip)
-        return artifact.weights
+        return _Loaded(artifact.weights, artifact.head)
 
     async def _take_slot(self, tenant: str) -> int:
         """A free slot, or that of the least recently used adapter that none leases or pins.
@@ -174,6 +189,7 @@ class Tiers:
         if idle is None:
             return None
         metrics.ADAPTER_EVICTIONS.inc()
+        self._heads.pop(idle, None)
         return self._resident.pop(idle)
 
     def _count_use(self, sha: str) -> None:

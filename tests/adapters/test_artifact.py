@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -15,11 +16,14 @@ from adapters.artifact import (
     checksum,
     decode_artifact,
     encode_artifact,
+    header_length,
+    read_manifest,
     sha256,
 )
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadArtifact
-from tests.support.random_adapters import random_weights
+from tests.support.paths import ROOT
+from tests.support.random_adapters import random_head, random_weights
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,8 @@ def test_a_changed_byte_is_refused_wherever_it_is(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"format_version": 2}, "format version 2; this release reads 1"),
+        ({"format_version": 3}, "format version 3; this release reads 1 to 2: a newer release"),
+        ({"format_version": 2}, "tensors are not those of an adapter"),
         ({"format_version": None}, "format version None"),
         ({"manifest": "{}"}, "checksum does not match"),
     ],
@@ -173,6 +178,104 @@ def test_tensors_that_are_not_an_adapters_are_refused(data: bytes, change: str) 
             if change == "scalar"
             else resealed(data, tensors)
         )
+
+
+@pytest.fixture(scope="module")
+def with_head(artifact: Artifact) -> bytes:
+    return encode_artifact(replace(artifact, head=random_head(3)))
+
+
+def test_a_head_is_read_back_as_it_was_written(artifact: Artifact, with_head: bytes) -> None:
+    head, again = random_head(3), decode_artifact(with_head)
+    assert again.head is not None
+    for name in ("photos", "coefficients", "text"):
+        assert torch.equal(getattr(again.head, name), getattr(head, name))
+        assert getattr(again.head, name).dtype == getattr(head, name).dtype
+    for name in ("text_scale", "gamma", "offset", "scale"):
+        assert getattr(again.head, name) == getattr(head, name)
+    assert torch.equal(again.weights.image.down, artifact.weights.image.down)
+    assert read_manifest(with_head[: header_length(with_head)]) == again.manifest
+
+
+def test_a_file_with_a_head_is_format_2_and_one_without_is_format_1(
+    data: bytes, with_head: bytes
+) -> None:
+    assert (header_of(data)["format_version"], header_of(with_head)["format_version"]) == (1, 2)
+    assert decode_artifact(data).head is None
+    assert "head" not in json.loads(header_of(data)["manifest"])  # earlier releases know no such
+
+
+def test_an_earlier_releases_file_is_read_and_written_again_byte_for_byte() -> None:
+    (path,) = (ROOT / "tests/fixtures/format-1").rglob("*.safetensors")
+    data = path.read_bytes()
+    artifact = decode_artifact(data)
+    assert artifact.head is None
+    assert encode_artifact(artifact) == data
+
+
+@pytest.mark.parametrize("place", ["photos", "coefficients", "text"])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t: t[:-1], "sizes that the manifest says"),
+        (lambda t: t[:, :-1], "sizes that the manifest says"),
+        (lambda t: t.flatten(), "sizes that the manifest says"),
+        (lambda t: t * float("nan"), "not finite"),
+        (lambda t: t * float("inf"), "not finite"),
+        (lambda t: t.double(), "not those of an adapter"),
+        (lambda t: t.int(), "not those of an adapter"),
+        (lambda _: None, "not those of an adapter"),
+    ],
+)
+def test_a_corrupted_head_is_refused_with_the_reason(
+    with_head: bytes, place: str, change: Callable[[torch.Tensor], torch.Tensor | None], reason: str
+) -> None:
+    tensors = load(with_head)
+    changed = change(tensors.pop(f"head.{place}"))
+    if changed is not None:
+        tensors[f"head.{place}"] = changed.contiguous()
+    with pytest.raises(BadArtifact, match=reason):
+        decode_artifact(resealed(with_head, tensors))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"photos": 0},
+        {"photos": 6.0},
+        {"width": True},
+        {"gamma": float("nan")},
+        {"gamma": -1.0},
+        {"scale": "8"},
+        {"text_scale": float("inf")},
+        {"offset": None},
+        {"unknown": 1},
+    ],
+)
+def test_a_heads_numbers_of_other_types_are_refused(with_head: bytes, changes: dict) -> None:
+    head = json.loads(header_of(with_head)["manifest"])["head"]
+    decode_artifact(resealed(with_head, head=head))
+    with pytest.raises(BadArtifact, match="wrong type"):
+        decode_artifact(resealed(with_head, head=head | changes))
+
+
+@pytest.mark.parametrize("head", [None, [], 1, "x", {}])
+def test_half_of_a_head_is_refused(data: bytes, with_head: bytes, head: object) -> None:
+    with pytest.raises(BadArtifact, match=r"half of a head|wrong type"):
+        decode_artifact(resealed(with_head, head=head))
+    numbers = json.loads(header_of(with_head)["manifest"])["head"]
+    with pytest.raises(BadArtifact, match="half of a head"):
+        decode_artifact(resealed(data, head=numbers))
+
+
+def test_a_head_of_other_classes_than_the_manifests_is_refused(with_head: bytes) -> None:
+    with pytest.raises(BadArtifact, match="sizes that the manifest says"):
+        decode_artifact(resealed(with_head, classes=["rose", "tulip"]))
+
+
+def test_the_digest_covers_the_head(artifact: Artifact, with_head: bytes) -> None:
+    other = replace(artifact, head=replace(random_head(3), offset=0.5))
+    assert sha256(encode_artifact(other)) != sha256(with_head)
 
 
 def claiming(length: int, header: bytes) -> bytes:

@@ -5,6 +5,7 @@ Derandomised and bounded; for longer there is `python -m tests.soak --only fuzz`
 
 import io
 import json
+import math
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from adapters.classify import check_classes, check_template, prompts
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadArtifact, BadClasses, BadImage
 from adapters.pixels import ImageLimits, PixelSpec, decode_image
-from tests.support.random_adapters import manifest_of, random_weights
+from tests.support.random_adapters import manifest_of, random_head, random_weights
 
 bounded = settings(
     max_examples=150,
@@ -49,10 +50,11 @@ edits = st.lists(
 )
 
 
-@pytest.fixture(scope="module")
-def file(clip: FrozenCLIP) -> bytes:
+@pytest.fixture(scope="module", params=["adapter", "adapter and head"])
+def file(request: pytest.FixtureRequest, clip: FrozenCLIP) -> bytes:
     manifest = manifest_of(clip, classes=("x", "y"))
-    return encode_artifact(Artifact(manifest, random_weights(clip, 1, rank=1)))
+    head = random_head(2) if request.param == "adapter and head" else None
+    return encode_artifact(Artifact(manifest, random_weights(clip, 1, rank=1), head))
 
 
 @bounded
@@ -84,6 +86,33 @@ def test_any_value_in_a_manifest_is_taken_or_refused(file: bytes, part: str, val
         return
     assert all(isinstance(name, str) for name in read.manifest.classes)
     assert isinstance(read.manifest.version, int)
+
+
+@bounded
+@given(
+    numbers=st.dictionaries(
+        st.sampled_from(["photos", "width", "text_scale", "gamma", "offset", "scale", "other"]),
+        JSON,
+        min_size=1,
+    )
+)
+def test_any_numbers_of_a_head_are_taken_or_refused(
+    clip: FrozenCLIP, numbers: dict[str, object]
+) -> None:
+    manifest = manifest_of(clip, classes=("x", "y"))
+    file = encode_artifact(Artifact(manifest, random_weights(clip, 1, rank=1), random_head(2)))
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(json.loads(file[8 : 8 + length])["__metadata__"]["rmadapter"])
+    plain = json.loads(header["manifest"])
+    changed_text = json.dumps(plain | {"head": plain["head"] | numbers})
+    tensors = load(file)
+    sealed = header | {"manifest": changed_text, "checksum": checksum(changed_text, tensors)}
+    try:
+        read = decode_artifact(save(tensors, {"rmadapter": json.dumps(sealed)}))
+    except BadArtifact:
+        return
+    assert read.head is not None
+    assert all(math.isfinite(getattr(read.head, n)) for n in ("gamma", "offset", "scale"))
 
 
 @bounded

@@ -5,7 +5,7 @@ import pytest
 from adapters.classify import prompts
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadClasses
-from adapters.names import alike, normal_name
+from adapters.names import alike, columns_of, normal_name
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,19 @@ def test_words_that_the_tokenizer_keeps_are_bounded(
     for number in range(200):
         clip.prompt_ids(f"zq{number}x")
     assert len(clip.tokenizer.cache) < 100
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [
+        (["wild cat", "crab"], [1, 0]),
+        (["wild_cat", "CRAB", "  wild   cat"], [1, 0, 1]),
+        (["dog", "crab\u200b", "cup"], [-1, 0, -1]),
+        ([], []),
+        (["word " * 200, "cup"], [-1, -1]),
+    ],
+)
+def test_a_name_is_the_class_whose_prompt_reads_the_same(
+    clip: FrozenCLIP, names: list[str], columns: list[int]
+) -> None:
+    assert columns_of(names, ["crab", "wild_cat"], clip.prompt_ids) == columns

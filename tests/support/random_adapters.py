@@ -4,10 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from adapters.artifact import Artifact, Manifest, encode_artifact
 from adapters.bank import AdapterWeights, export
 from adapters.clip import FrozenCLIP
+from adapters.evidence import Evidence, fit_evidence
 from adapters.rmadapter import CLIPAdapters
 from service.records import Records
 from service.records.adapters import Version
@@ -27,6 +29,15 @@ def random_adapters(clip: FrozenCLIP, seed: int, **changes: int) -> CLIPAdapters
 
 def random_weights(clip: FrozenCLIP, seed: int, **changes: int) -> AdapterWeights:
     return export(random_adapters(clip, seed, **changes))
+
+
+def random_head(classes: int, width: int = 12, shots: int = 2, seed: int = 1) -> Evidence:
+    """A head fitted to random photos of some classes; features of `width` numbers."""
+    torch.manual_seed(seed)
+    photos = F.normalize(torch.randn(classes * shots, width), dim=1)
+    text = F.normalize(torch.randn(classes, width), dim=1)
+    labels = torch.arange(classes).repeat_interleave(shots)
+    return replace(fit_evidence(photos, labels, text, 60.0), offset=0.25, scale=9.0)
 
 
 def manifest_of(clip: FrozenCLIP, /, **changes: Any) -> Manifest:

@@ -10,9 +10,11 @@ from adapters.classify import TEMPLATE
 from adapters.clip import FrozenCLIP
 from adapters.config import TowerShape
 from adapters.errors import RMAdapterError, UnsupportedModel
+from adapters.evidence import NO_PHOTOS, values
 from adapters.rmadapter import CLIPAdapters
 from training.data import ImageSet
-from training.fit import class_features, default_settings, prepare
+from training.evaluation import evaluate_and_fit
+from training.fit import class_features, default_settings, image_features, prepare
 from training.peers import METHODS, MethodSettings, fit_method, method_settings
 from training.peers.lora import LoRA, LoRASettings
 from training.peers.lp import LinearProbe
@@ -57,10 +59,22 @@ def test_methods_bound_to_their_classes_are_zero_shot_on_others(clip, pool, sett
     assert torch.equal(fitted.cosines(pool, OTHERS), zero_shot(clip, pool, OTHERS))
 
 
-@pytest.mark.parametrize("name", ["clip-lora", "mma", "rmadapter"])
+@pytest.mark.parametrize("name", ["clip-lora", "mma", "rmadapter", "rmadapter+photos"])
 def test_the_same_seed_gives_the_same_fit(clip, pool, settings, name):
     one, two = (fit_method(name, clip, pool, settings, seed=3) for _ in range(2))
     assert torch.equal(one.cosines(pool, pool.classes), two.cosines(pool, pool.classes))
+
+
+def test_with_photos_the_answer_is_that_of_a_tenants_own_fit(clip, few, pool, settings):
+    """The protocol's method against the service's fit, for the fitted names and for others too."""
+    ours = fit_method("rmadapter+photos", clip, pool, settings, seed=1)
+    served, _ = evaluate_and_fit(clip, few, replace(settings.fit, seed=1))
+    images = image_features(clip, served.adapters, few.pixels)
+    names = (OTHERS[0], *few.classes, OTHERS[1])
+    text = class_features(clip, served.adapters, names, TEMPLATE)
+    columns = torch.tensor([NO_PHOTOS, 0, 1, 2, NO_PHOTOS])
+    expected = values(served.head.float(), images, text, columns)
+    torch.testing.assert_close(ours.cosines(pool, names), expected, atol=1e-4, rtol=0)
 
 
 def test_an_unknown_method_is_named_with_those_there_are(clip, pool, settings):

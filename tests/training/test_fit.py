@@ -7,6 +7,7 @@ import torch
 
 from adapters.clip import FrozenCLIP
 from adapters.errors import BadDataset
+from adapters.evidence import OFFSET, SCALE, choose_offset, fit_evidence, judge
 from adapters.rmadapter import Reconstruction, TowerOutput, total_loss
 from training.data import ImageSet, few_shot
 from training.evaluation import evaluate_and_fit, held_out_folds
@@ -162,6 +163,51 @@ def test_one_picture_a_class_is_fitted_and_reported_as_not_measured(
     clip: FrozenCLIP, few: ImageSet, quick
 ) -> None:
     rows, _ = few_shot(few.labels, 1, seed=1)
-    _, evaluation = evaluate_and_fit(clip, few.take(rows), quick)
+    fitted, evaluation = evaluate_and_fit(clip, few.take(rows), quick)
     assert evaluation.adapted is None
     assert evaluation.logit_scale == clip.logit_scale
+    assert (fitted.head.offset, fitted.head.scale) == (OFFSET, SCALE)  # nothing could be held back
+    assert not evaluation.offset_chosen
+
+
+def test_the_report_is_of_the_scores_that_are_served(
+    clip: FrozenCLIP, few: ImageSet, quick
+) -> None:
+    """Each fold anew, by hand: its own adapter, its own head, its pictures' values."""
+    fitted, evaluation = evaluate_and_fit(clip, few, quick)
+    prepared, right = prepare(clip, few, quick), 0
+    for fold in held_out_folds(few.labels, quick.seed):
+        rows = torch.arange(len(few))[~torch.isin(torch.arange(len(few)), fold)]
+        adapters = fit_rows(clip, prepared, rows)
+        text = class_features(clip, adapters, few.classes, quick.template)
+        photos = image_features(clip, adapters, few.pixels)
+        head = fit_evidence(photos[rows], few.labels[rows], text, clip.logit_scale).float()
+        right += int((judge(head, photos[fold]).argmax(1) == few.labels[fold]).sum())
+    assert evaluation.adapted is not None
+    assert evaluation.adapted.accuracy == pytest.approx(right / len(few))
+    assert fitted.head.scale == evaluation.adapted.logit_scale
+
+
+def test_the_head_is_made_of_the_adapted_features_of_all_photos(
+    clip: FrozenCLIP, few: ImageSet, quick
+) -> None:
+    fitted, _ = evaluate_and_fit(clip, few, quick)
+    photos = image_features(clip, fitted.adapters, few.pixels)
+    text = class_features(clip, fitted.adapters, few.classes, quick.template)
+    assert (fitted.head.photos.float() - photos).abs().max() < 1e-3
+    assert (fitted.head.text.float() - text).abs().max() < 1e-3
+    assert fitted.head.coefficients.shape == (len(few), 3)
+
+
+def test_the_offset_is_chosen_where_classes_can_be_left_out(
+    clip: FrozenCLIP, images: ImageSet, quick
+) -> None:
+    rows, _ = few_shot(images.labels, 4, seed=1)
+    data = images.take(rows)
+    fitted, evaluation = evaluate_and_fit(clip, data, replace(quick, epochs=1, batch_size=32))
+    frozen = prepare(clip, data, quick)
+    expected = choose_offset(
+        frozen.images.features, data.labels, frozen.text.features, clip.logit_scale, quick.seed
+    )
+    assert evaluation.offset_chosen
+    assert fitted.head.offset == expected

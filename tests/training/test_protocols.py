@@ -74,6 +74,28 @@ def test_the_first_half_of_the_sorted_classes_is_base(data):
     assert novel.labels.unique().tolist() == [0, 1, 2, 3]
 
 
+def test_mixed_lists_judge_both_halves_among_all_names(data):
+    """A method that knows the base names alone, and answers with a novel name for all others."""
+
+    def fit(train: Pool, seed: int) -> Fitted:
+        def cosines(pool: Pool, classes) -> torch.Tensor:
+            places = torch.tensor([classes.index(name) for name in pool.classes])
+            right = torch.nn.functional.one_hot(places[pool.labels], len(classes)).float()
+            if "lotus" in pool.classes and len(classes) == 8:  # novel photos: all called wild_cat
+                right = torch.zeros_like(right)
+                right[:, classes.index("wild_cat")] = 1
+            return right
+
+        return Fitted(7, cosines)
+
+    (result,) = base_to_novel(data, {"a": fit}, 4, [1, 2], mixed=True)
+    assert (result.base, result.novel) == (1.0, 1.0)
+    assert result.mixed is not None
+    assert (result.mixed.base, result.mixed.novel) == pytest.approx((1.0, 0.25))
+    assert result.mixed.hm == pytest.approx(0.4)
+    assert json.loads(json.dumps(result.summary()))["mixed"]["novel"] == pytest.approx(0.25)
+
+
 def test_no_test_picture_is_among_the_drawn(data):
     for seed in (1, 2):
         train, test = data.draw(16, seed)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from adapters.clip import FrozenCLIP
-from tests.support.random_adapters import random_adapters
+from tests.support.random_adapters import random_adapters, random_head
 from training import worker
 from training.data import ImageSet
+from training.evaluation import FittedVersion
 from training.fit import Progress, default_settings
 from training.jobs import FitJob
 from training.worker import Outcome, Task, work
@@ -58,7 +59,8 @@ def memory_for(batch: int, error: Exception) -> Any:
     def limited(clip: FrozenCLIP, images: ImageSet, settings: Any, on_progress: Any) -> Any:
         if settings.batch_size > batch:
             raise error
-        return random_adapters(clip, 1), SimpleNamespace(
+        head = random_head(len(images.classes), clip.embed_dim)
+        return FittedVersion(random_adapters(clip, 1), head), SimpleNamespace(
             logit_scale=10.0, to_dict=lambda: {"mistakes": []}
         )
 

@@ -17,7 +17,7 @@ from training.peers.lora import LoRASettings, fit_lora
 from training.peers.lp import LPSettings, fit_lp
 from training.peers.mma import MMASettings, fit_mma
 from training.peers.pool import Fitted, Pool, frozen_cosines
-from training.peers.rmadapter import fit_adapters
+from training.peers.rmadapter import fit_adapters, fit_with_head
 from training.peers.tip import TipSettings, fit_tip
 
 
@@ -64,6 +64,9 @@ _FITS: dict[str, Fit] = {
         clip, train, settings.fit.template, settings.mma, seed
     ),
     "rmadapter": lambda clip, train, settings, seed: fit_adapters(
+        clip, train, replace(settings.fit, seed=seed)
+    ),
+    "rmadapter+photos": lambda clip, train, settings, seed: fit_with_head(
         clip, train, replace(settings.fit, seed=seed)
     ),
 }

@@ -96,10 +96,16 @@ def adapted_cosines(
 
     @torch.no_grad()
     def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
-        seen = torch.cat([clip.image_upper(tokens, 1, see) for tokens in pool.chunks(clip)])
+        seen = adapted_images(clip, pool, see)
         return seen @ text_features(clip, classes, template, read).T
 
     return cosines
+
+
+@torch.no_grad()
+def adapted_images(clip: FrozenCLIP, pool: Pool, see: Delta | None) -> Tensor:
+    """Unit features of a pool's pictures, [N, e], with what the delta adds to the blocks."""
+    return torch.cat([clip.image_upper(tokens, 1, see) for tokens in pool.chunks(clip)])
 
 
 def bound_cosines(

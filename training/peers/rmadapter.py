@@ -1,21 +1,58 @@
-"""RMAdapter under the protocols, as a tenant's own fit."""
+"""RMAdapter under the protocols: its names alone, and with the head, as a tenant's own fit."""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from adapters.clip import FrozenCLIP
+from adapters.evidence import values
+from adapters.names import columns_of
 from adapters.rmadapter import CLIPAdapters
-from training.fit import FitSettings, Prepared, fit_rows, freeze, prepare_classes
-from training.peers.pool import Fitted, Pool, adapted_cosines
+from training.evaluation import chosen_offset, head_of
+from training.fit import (
+    FitSettings,
+    Prepared,
+    fit_rows,
+    freeze,
+    prepare_classes,
+    text_features,
+)
+from training.peers.pool import Fitted, Pool, adapted_cosines, adapted_images
 
 
 def fit_adapters(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Fitted:
-    """RMAdapter, as a tenant's own fit."""
+    """RMAdapter, which judges each class by its adapted name."""
     fitted = fit_rows(clip, prepare_pool(clip, train, settings), torch.arange(len(train)))
     fitted.requires_grad_(False)
     cosines = adapted_cosines(clip, settings.template, fitted.image.delta, fitted.text.delta)
     losses = settings.losses
     reconstructs = losses.image_reconstruction > 0 or losses.text_reconstruction > 0
     return Fitted(trained_parameters(fitted, reconstructs), cosines)
+
+
+def fit_with_head(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Fitted:
+    """RMAdapter and the head on its features, as a tenant's own fit: `values` in place of cosines.
+
+    The head has no trainable parameters: it is a closed form.
+    """
+    prepared, everything = prepare_pool(clip, train, settings), torch.arange(len(train))
+    fitted = fit_rows(clip, prepared, everything)
+    fitted.requires_grad_(False)
+    offset, _ = chosen_offset(clip, prepared)
+    head = replace(head_of(clip, prepared, fitted, everything).float(), offset=offset)
+
+    @torch.no_grad()
+    def judged(pool: Pool, classes: Sequence[str]) -> Tensor:
+        images = adapted_images(clip, pool, fitted.image.delta).cpu()
+        text = text_features(clip, classes, settings.template, fitted.text.delta).cpu()
+        columns = torch.tensor(columns_of(classes, train.classes, clip.prompt_ids))
+        return values(head, images, text, columns)
+
+    losses = settings.losses
+    reconstructs = losses.image_reconstruction > 0 or losses.text_reconstruction > 0
+    return Fitted(trained_parameters(fitted, reconstructs), judged)
 
 
 def trained_parameters(adapters: CLIPAdapters, reconstructs: bool) -> int:

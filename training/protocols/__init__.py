@@ -28,6 +28,15 @@ Plan = Mapping[str, Callable[[Pool, int], Fitted]]  # label → (training pool, 
 OnFit = Callable[[str, int], None]  # (label, seed), after each
 
 
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """Base and novel photos judged among all names at once: means over the seeds."""
+
+    base: float
+    novel: float
+    hm: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """One method under one protocol. Accuracies are shares, means over the seeds.
@@ -49,6 +58,7 @@ class Result:
     base_by_seed: tuple[float, ...]
     novel_by_seed: tuple[float, ...]
     target: str | None = None  # the data set tested on, where it is not the one trained on
+    mixed: Mixed | None = None  # of base-to-novel, where it was asked for
     confusion: tuple[tuple[int, ...], ...] = ()  # [true][called], all seeds, on `classes`
     classes: tuple[str, ...] = ()  # those that `base` is among
 
@@ -111,15 +121,19 @@ def base_to_novel(
     shots: int,
     seeds: Sequence[int],
     on_fit: OnFit = lambda label, seed: None,
+    mixed: bool = False,
 ) -> list[Result]:
-    """Trains on the first half of the sorted classes; each half is tested among its own names."""
+    """Trains on the first half of the sorted classes; each half is tested among its own names.
+
+    With `mixed`, both halves are tested among all names too.
+    """
     half = math.ceil(len(data.classes) / 2)  # CoOp's: of an odd number, one more is base
 
     def draw(seed: int) -> tuple[Pool, list[Pool]]:
         drawn, test = data.draw(shots, seed)
         return drawn.only(0, half), [test.only(0, half), test.only(half, len(data.classes))]
 
-    runs = _runs(plan, seeds, on_fit, draw)
+    runs = _runs(plan, seeds, on_fit, draw, data.classes if mixed else None)
     return [_result(label, runs[label], shots, seeds, novel=1) for label in plan]
 
 
@@ -211,6 +225,7 @@ class _Run:
     tallies: list[_Tally]
     seconds: float
     parameters: int
+    mixed: tuple[float, ...] = ()  # accuracy of each test set among all names
 
 
 def _runs(
@@ -218,22 +233,40 @@ def _runs(
     seeds: Sequence[int],
     on_fit: OnFit,
     draw: Callable[[int], tuple[Pool, list[Pool]]],
+    names: Sequence[str] | None = None,
 ) -> dict[str, list[_Run]]:
-    """Every method on the same draws: `draw` gives (training pictures, test sets) of a seed."""
+    """Every method on the same draws: `draw` gives (training pictures, test sets) of a seed.
+
+    `names`: what each test set is judged among once more.
+    """
     runs: dict[str, list[_Run]] = {label: [] for label in plan}
     for seed in seeds:
         train, tests = draw(seed)
         for label, fit in plan.items():
-            runs[label].append(_run(fit, train, seed, tests))
+            runs[label].append(_run(fit, train, seed, tests, names))
             on_fit(label, seed)
     return runs
 
 
-def _run(fit: Callable[[Pool, int], Fitted], train: Pool, seed: int, tests: list[Pool]) -> _Run:
+def _run(
+    fit: Callable[[Pool, int], Fitted],
+    train: Pool,
+    seed: int,
+    tests: list[Pool],
+    names: Sequence[str] | None,
+) -> _Run:
     started = time.perf_counter()
     fitted = fit(train, seed)
     seconds = time.perf_counter() - started
-    return _Run([_tally(fitted, test) for test in tests], seconds, fitted.parameters)
+    mixed = () if names is None else tuple(_among(fitted, test, names) for test in tests)
+    return _Run([_tally(fitted, test) for test in tests], seconds, fitted.parameters, mixed)
+
+
+def _among(fitted: Fitted, test: Pool, names: Sequence[str]) -> float:
+    """The accuracy of a test set among names that hold its own."""
+    places = torch.tensor([names.index(name) for name in test.classes])
+    called = fitted.cosines(test, names).argmax(1).cpu()
+    return float((called == places[test.labels]).float().mean())
 
 
 def _tally(fitted: Fitted, test: Pool) -> _Tally:
@@ -273,9 +306,17 @@ def _result(
         base_by_seed=tuple(t.accuracy for t in base),
         novel_by_seed=tuple(t.accuracy for t in other),
         target=target,
+        mixed=_mixed(runs),
         confusion=tuple(tuple(row) for row in total.tolist()),
         classes=base[0].classes,
     )
+
+
+def _mixed(runs: list[_Run]) -> Mixed | None:
+    if not runs[0].mixed:
+        return None
+    base, novel = (statistics.fmean(run.mixed[i] for run in runs) for i in (0, 1))
+    return Mixed(base, novel, harmonic_mean(base, novel))
 
 
 def _interval(tallies: list[_Tally]) -> Interval:

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+import torch
 
 from adapters.artifact import Artifact, encode_artifact, sha256
 from adapters.bank import Bank
@@ -13,7 +14,7 @@ from service.inference.engine import Engine
 from service.inference.tiers import Tiers
 from service.inference.torch_backend import TorchBackend
 from service.records.adapters import Version, version_of
-from tests.support.random_adapters import manifest_of, random_weights
+from tests.support.random_adapters import manifest_of, random_head, random_weights
 
 
 def made(clip: FrozenCLIP, number: int) -> tuple[Version, bytes]:
@@ -202,3 +203,43 @@ def test_a_tenant_holds_half_of_the_slots_at_most_while_another_waits(
 
     asyncio.run(run())
     assert len(held) == 4
+
+
+def test_a_lease_carries_the_head_wherever_the_adapter_was_found(
+    clip: FrozenCLIP, engine: Engine, store: Store
+) -> None:
+    """Bank of two, host memory of one: the head outlives its entry there, not its slot."""
+    head = random_head(2, clip.embed_dim)
+    manifest = manifest_of(clip, version=9, classes=("x", "y"))
+    data = encode_artifact(Artifact(manifest, random_weights(clip, 9), head))
+    version = version_of(manifest, data)
+    blobs = store.blobs | {version.path: data}
+    tiers = Tiers(engine, clip, 3, host_adapters=1, fetch=blobs.__getitem__)
+    a, b, _, _ = store.versions
+
+    async def run() -> None:
+        for used in (version, a, version, b, a, version):
+            async with tiers.lease(used) as lease:
+                assert (lease.head is not None) == (used is version)
+                if lease.head is not None:
+                    assert torch.equal(lease.head.photos, head.photos.float())
+                    assert lease.head.offset == head.offset
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("width", [12, 1000])
+def test_a_head_of_another_width_is_refused_before_a_slot_is_written(
+    clip: FrozenCLIP, engine: Engine, width: int
+) -> None:
+    manifest = manifest_of(clip, classes=("x", "y"))
+    data = encode_artifact(Artifact(manifest, random_weights(clip, 1), random_head(2, width)))
+    tiers = Tiers(engine, clip, 3, 3, lambda path: data)
+
+    async def run() -> None:
+        with pytest.raises(BadArtifact, match=f"a head for features of {width} numbers"):
+            await use(tiers, version_of(manifest, data))
+
+    before = engine.bank.image.down.clone()
+    asyncio.run(run())
+    assert torch.equal(engine.bank.image.down, before)
