@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Self
 
-from service.archive_names import Names, shown
+from service.archives.names import Names, shown
 from service.errors import Invalid, Problem, TooLarge
 from training.data import Sample
 from training.folders import class_level, class_name, is_junk, posix
