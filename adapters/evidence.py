@@ -32,6 +32,7 @@ OFFSET, SCALE = 0.2, 8.0  # where a class has one photo, so that nothing can be 
 MOST_PHOTOS = 4_000  # K of them takes 128 MB in float64, and a second or two to factor
 NO_PHOTOS = -1  # the column of a name that no class with photos has
 _PARTS = 4  # of the classes; each is left out once to choose the offset
+_CHOOSE_FROM = 2_000  # photos to choose the offset on: more say no more, and take seconds
 _CHUNK = 4_096  # photos against the landmarks at a time
 _OFFSETS = tuple(round(-1 + i / 20, 2) for i in range(41))  # f and p₀ lie in about 0…1
 _JITTER = 1e-9  # of the mean diagonal: landmarks that are alike make the system singular
@@ -71,14 +72,11 @@ def fit_evidence(
         The head with the default offset and scale. Its tensors are on the CPU.
     """
     x, w = photos.cpu().half().double(), text.cpu().half().double()  # solved as they are stored
-    marks = _landmarks(labels.cpu(), most)
-    coefficients, _ = _solve(x, _residuals(x, labels.cpu(), w, logit_scale), marks)
-    exact = Evidence(
-        photos=x[marks], coefficients=coefficients, text=w, text_scale=TAU * logit_scale
-    )
-    half = replace(exact, photos=x[marks].half(), coefficients=coefficients.half(), text=w.half())
+    exact, _ = _head_and_left_out(x, labels.cpu(), w, logit_scale, most)
+    parts = {name: getattr(exact, name).half() for name in ("photos", "coefficients", "text")}
+    half = replace(exact, **parts)
     same = torch.equal(judge(exact, x).argmax(1), judge(half.float(), x.float()).argmax(1))
-    return half if same else replace(half, coefficients=coefficients.float())
+    return half if same else replace(half, coefficients=exact.coefficients.float())
 
 
 def left_out(
@@ -98,10 +96,8 @@ def left_out(
     Returns:
         float64 [N, C].
     """
-    x, w, labels = photos.cpu().double(), text.cpu().double(), labels.cpu()
-    residuals = _residuals(x, labels, w, logit_scale)
-    _, wrong = _solve(x, residuals, _landmarks(labels, most))
-    return F.one_hot(labels, len(w)) - wrong
+    x, w = photos.cpu().double(), text.cpu().double()
+    return _head_and_left_out(x, labels.cpu(), w, logit_scale, most)[1]
 
 
 def judge(evidence: Evidence, images: Tensor) -> Tensor:
@@ -173,7 +169,8 @@ def choose_offset(
     Returns:
         The offset; None where no class has two photos, or there are fewer than four classes.
     """
-    x, labels, w = photos.cpu().double(), labels.cpu(), text.cpu().double()
+    some = _landmarks(labels.cpu(), _CHOOSE_FROM)
+    x, labels, w = photos.cpu()[some].double(), labels.cpu()[some], text.cpu().double()
     if int(labels.bincount().max()) < 2 or len(text) < _PARTS:
         return None
     order = torch.randperm(len(text), generator=torch.Generator().manual_seed(seed))
@@ -195,8 +192,7 @@ def _found(
     """How many photos each offset finds: of the classes kept, and of those left `out`, bool [N]."""
     kept, renumbered = labels[~out].unique(return_inverse=True)
     gone = labels[out].unique()
-    head = fit_evidence(x[~out], renumbered, w[kept], logit_scale)
-    inside = left_out(x[~out], renumbered, w[kept], logit_scale)
+    head, inside = _head_and_left_out(x[~out], renumbered, w[kept], logit_scale, MOST_PHOTOS)
     best_in = torch.cat([inside, judge(head, x[out])]).max(1)
     outside = _by_name(head, torch.cat([x[~out], x[out]]), w[gone]).max(1)
     true = torch.cat([labels[~out], labels[out]])
@@ -221,9 +217,15 @@ def _kernel(x: Tensor, y: Tensor, gamma: float) -> Tensor:
     return torch.exp(-gamma * (1 - x @ y.T))
 
 
-def _residuals(x: Tensor, labels: Tensor, w: Tensor, logit_scale: float) -> Tensor:
-    """Y − p₀(X): [N, C]."""
-    return F.one_hot(labels, len(w)) - F.softmax(TAU * logit_scale * x @ w.T, dim=1)
+def _head_and_left_out(
+    x: Tensor, labels: Tensor, w: Tensor, logit_scale: float, most: int
+) -> tuple[Evidence, Tensor]:
+    """The head in float64, and what it says of each photo when that one is left out, [N, C]."""
+    marks, scale = _landmarks(labels, most), TAU * logit_scale
+    true = F.one_hot(labels, len(w)).double()
+    coefficients, wrong = _solve(x, true - F.softmax(scale * x @ w.T, dim=1), marks)
+    head = Evidence(photos=x[marks], coefficients=coefficients, text=w, text_scale=scale)
+    return head, true - wrong
 
 
 def _landmarks(labels: Tensor, most: int) -> Tensor:
