@@ -47,6 +47,7 @@ RUN_BY = {
     "python -m tests.soak --only overload": "tests/soak/test_soak.py",
     "python -m tests.soak --only hosts": "tests/soak/test_hosts.py",
     "pytest tests/": "tests/test_end_to_end.py",
+    "pytest -s tests/service/records/": "tests/service/records/test_two_stores.py",
     "rmadapter up": "tests/service/embedded/test_up.py",
     "rmadapter fit": "tests/service/embedded/test_up.py",
     "rmadapter classify": "tests/service/embedded/test_up.py",
