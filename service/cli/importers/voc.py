@@ -1,7 +1,7 @@
 """Pascal VOC: an XML file a photo, with boxes, as VOC itself, CVAT and labelImg write it."""
 
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree  # nosec B405
 
 from service.cli.importers.files import Places, read_text, walk
 from service.cli.importers.found import BadImport, Box, Labelled
@@ -49,7 +49,7 @@ def _read(file: Path, places: Places, found: Labelled) -> None:
     text = read_text(file)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ValueError("it defines entities")
-    root = ElementTree.fromstring(text)  # noqa: S314 - entities are refused above
+    root = ElementTree.fromstring(text)  # noqa: S314  # nosec B314 - entities are refused above
     if root.tag != "annotation":
         raise ValueError(f"its root is <{root.tag}>")
     photo = _photo(file, root, places)
