@@ -23,6 +23,7 @@ CLASSIFY = {
     "GET /v1/models",
     "GET /v1/adapters",
     "GET /v1/adapters/{adapter}",
+    "GET /v1/adapters/{adapter}/versions/{version}",
 }
 OPEN = {"GET /healthz", "GET /readyz", "GET /metrics"}
 
