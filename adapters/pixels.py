@@ -137,7 +137,7 @@ def read_picture(data: bytes) -> Image.Image:
 def thumbnail(data: bytes, size: int, limits: ImageLimits = ImageLimits()) -> bytes:
     """The picture upright and cropped to a square of `size` pixels, as a JPEG.
 
-    Raises what `decode` raises.
+    Raises what `decode_image` raises.
     """
     pixels = decode_image(data, PixelSpec(size, (0.0,) * 3, (1.0,) * 3), limits)
     file = io.BytesIO()

@@ -1,7 +1,6 @@
-"""Everything that a request can components, made once from the settings."""
+"""Everything that a request can reach, made once from the settings."""
 
 import threading
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from adapters.bank import Bank
 from adapters.clip import FrozenCLIP, Precision, load_clip
 from adapters.pixels import ImageLimits
 from service.caches import LastKnown
-from service.errors import Unavailable
 from service.fair_threads import FairThreads
 from service.inference.backends import open_backend
 from service.inference.classifier import Classifier, Limits
@@ -21,7 +19,6 @@ from service.inference.engine import Engine
 from service.inference.tiers import Tiers
 from service.records import Records, open_records
 from service.records.adapters import Version
-from service.records.formats import mark_blobs
 from service.records.store import refuse_newer
 from service.records.tenants import Grant
 from service.settings import Settings
@@ -89,9 +86,7 @@ def open_components(settings: Settings, clip: FrozenCLIP | None = None) -> Compo
         NewerFormat: a newer release wrote what is stored.
     """
     records = records_of(settings)
-    records.refuse_newer()
-    with suppress(Unavailable):  # then the next server or worker does it
-        mark_blobs(records.blobs)
+    records.start()
     clip = clip or clip_of(settings)
     bank = _bank(settings, clip)
     batch = batch_size(settings, clip)

@@ -24,7 +24,6 @@ from service.errors import Conflict, Unavailable
 from service.records import Records
 from service.records.adapters import Version, summary
 from service.records.fit_params import FitParams
-from service.records.formats import mark_blobs
 from service.records.jobs import LEASE_SECONDS, MAX_ATTEMPTS, Job
 from service.records.store import now
 from service.settings import Settings
@@ -274,9 +273,7 @@ def run(settings: Settings, parent: int | None = None) -> None:
     if settings.worker_metrics_port:
         start_http_server(settings.worker_metrics_port)
     records = records_of(settings)
-    records.refuse_newer()
-    with suppress(Unavailable):  # then the next server or worker does it
-        mark_blobs(records.blobs)
+    records.start()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     if parent is not None:

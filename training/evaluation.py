@@ -16,10 +16,12 @@ from adapters.evidence import OFFSET, SCALE, Evidence, choose_offset, fit_eviden
 from adapters.rmadapter import CLIPAdapters
 from training.data import ImageSet
 from training.fit import (
+    Features,
     FitSettings,
     OnProgress,
     Prepared,
     Progress,
+    adapted_image_features,
     features,
     fit_rows,
     prepare,
@@ -81,16 +83,15 @@ def evaluate_and_fit(
     evaluation = _evaluate(clip, prepared, data, folds, judged)
     scale = evaluation.adapted.logit_scale if evaluation.adapted else SCALE
     head = replace(
-        head_of(clip, prepared, adapters, everything),
+        head_of(clip, prepared, features(clip, prepared, adapters, everything), everything),
         offset=offset,
         scale=scale,
     )
     return FittedVersion(adapters, head), replace(evaluation, offset_chosen=chosen)
 
 
-def head_of(clip: FrozenCLIP, prepared: Prepared, adapters: CLIPAdapters, rows: Tensor) -> Evidence:
-    """The head on what the adapters make of the pictures at `rows`, int64 [M]."""
-    seen = features(clip, prepared, adapters, rows)
+def head_of(clip: FrozenCLIP, prepared: Prepared, seen: Features, rows: Tensor) -> Evidence:
+    """The head on the features of the pictures at `rows`, int64 [M]."""
     labels = prepared.labels.cpu()[rows.cpu()]
     return fit_evidence(seen.images, labels, seen.text, clip.logit_scale)
 
@@ -106,8 +107,9 @@ class _Judged:
 def _judged(
     clip: FrozenCLIP, prepared: Prepared, adapters: CLIPAdapters, rows: Tensor, fold: Tensor
 ) -> _Judged:
-    head = head_of(clip, prepared, adapters, rows).float()
-    unseen = features(clip, prepared, adapters, fold)
+    seen = features(clip, prepared, adapters, rows)
+    head = head_of(clip, prepared, seen, rows).float()
+    unseen = Features(adapted_image_features(clip, prepared, adapters, fold), seen.text)
     return _Judged(judge(head, unseen.images.cpu()), unseen.cosines().cpu())
 
 

@@ -194,19 +194,25 @@ def features(
     clip: FrozenCLIP, prepared: Prepared, adapters: CLIPAdapters | None, rows: Tensor
 ) -> Features:
     """Features of the pictures at `rows`, int64 [M], and of all classes; None: frozen CLIP."""
-    rows = rows.to(clip.device)
     if adapters is None:
-        return Features(prepared.images.features[rows], prepared.text.features)
-    config = prepared.settings.adapter
-    images, text = prepared.images, prepared.text
-    first, delta = config.image_first, adapters.image.delta
-    seen = [
-        clip.image_upper(images.tokens[chunk], first, delta, images.after[chunk])
-        for chunk in rows.split(_CHUNK)
-    ]
+        return Features(prepared.images.features[rows.to(clip.device)], prepared.text.features)
+    text, config = prepared.text, prepared.settings.adapter
     first, delta = config.text_first, adapters.text.delta
     read = clip.text_upper(text.tokens, prepared.ids, first, delta, text.after)
-    return Features(torch.cat(seen), read)
+    return Features(adapted_image_features(clip, prepared, adapters, rows), read)
+
+
+@torch.no_grad()
+def adapted_image_features(
+    clip: FrozenCLIP, prepared: Prepared, adapters: CLIPAdapters, rows: Tensor
+) -> Tensor:
+    """Adapted features of the pictures at `rows`, int64 [M] → unit [M, e]."""
+    images, first = prepared.images, prepared.settings.adapter.image_first
+    seen = [
+        clip.image_upper(images.tokens[chunk], first, adapters.image.delta, images.after[chunk])
+        for chunk in rows.to(clip.device).split(_CHUNK)
+    ]
+    return torch.cat(seen)
 
 
 def cosines(

@@ -19,6 +19,7 @@ from service.embedded.redis_server import RedisServer
 from service.errors import OverQuota, Unauthorized
 from service.http.server import listen, serve_app
 from service.records import Records
+from service.records.store import every
 from service.settings import Settings
 from service.wiring import open_components
 
@@ -194,15 +195,10 @@ def _default_key(records: Records) -> str:
     Raises:
         OverQuota: it has as many keys as allowed.
     """
-    cursor = None
-    while True:
-        page = records.tenants.page(1000, cursor)
-        for tenant in page.items:
-            if tenant.name == "default":
-                return records.tenants.add_key(tenant.id, "manage")[1]
-        if page.cursor is None:
-            return records.tenants.create("default")[1]
-        cursor = page.cursor
+    for tenant in every(records.tenants.page):
+        if tenant.name == "default":
+            return records.tenants.add_key(tenant.id, "manage")[1]
+    return records.tenants.create("default")[1]
 
 
 def write_secret(file: Path, text: str) -> None:

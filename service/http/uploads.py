@@ -20,7 +20,7 @@ from training.data import Sample
 _MAX_NAME = 255  # characters of a file's name
 
 
-class Upload:
+class PhotoUpload:
     """One upload to a data set; its pictures are decoded on the decoders' threads."""
 
     def __init__(self, components: Components, tenant: str, dataset: str) -> None:

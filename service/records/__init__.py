@@ -1,5 +1,6 @@
 """Records: tenants, data sets, jobs, adapters, in Redis; what must outlive Redis also as blobs."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from service.errors import NewerFormat, Unavailable
@@ -7,7 +8,7 @@ from service.records.adapters import Adapters
 from service.records.blobs import Blobs
 from service.records.datasets import Datasets, Usage
 from service.records.deletion import Deletion
-from service.records.formats import check_blobs
+from service.records.formats import check_blobs, mark_blobs
 from service.records.jobs import Bounds, Jobs
 from service.records.rates import Rate, Rates
 from service.records.store import Breaker, RecordStore, connect
@@ -47,6 +48,16 @@ class Records:
                 raise
             except Unavailable:
                 continue
+
+    def start(self) -> None:
+        """What a server or a worker does first: refuses a newer format, and says its own.
+
+        Raises:
+            NewerFormat: a newer release wrote what is stored.
+        """
+        self.refuse_newer()
+        with suppress(Unavailable):  # then the next server or worker says it
+            mark_blobs(self.blobs)
 
 
 def open_records(redis_url: str, blob_url: str, settings: Settings) -> Records:

@@ -27,14 +27,15 @@ _TRIES = 20  # a publish that others do at once
 # Each is one step for Redis. KEYS: 1 the tenant's list of adapters; of one adapter 2 its record,
 # with `live`, `live_file` and `next`, and 3 its versions.
 _NEXT = "return redis.call('hincrby', KEYS[2], 'next', 1)"
+# A version's file, unless that is recorded: by a worker that died before it had ended the job.
 _INTEND = f"""
-local path = string.gsub(ARGV[1], 'REVISION', revision())
-if ARGV[2] and redis.call('hexists', KEYS[3], ARGV[2]) == 1 then return path end
-return intend(path, {GRACE_SECONDS}) and path or ''
+local number, path = unpack(ARGV)
+if redis.call('hexists', KEYS[3], number) == 1 then return 1 end
+return intend(path, {GRACE_SECONDS}) and 1 or 0
 """
 _RECORD = """
 local number, record, adapter, path = unpack(ARGV)
-if redis.call('hget', KEYS[3], number) == record then return 1 end
+if redis.call('hexists', KEYS[3], number) == 1 then return 1 end
 if not named(path) then drop(path); return 0 end
 redis.call('hset', KEYS[3], number, record)
 redis.call('zadd', KEYS[1], 0, adapter)
@@ -43,13 +44,14 @@ return 1
 _GO_LIVE = """
 local number, expected, path, earlier = unpack(ARGV)
 local live, file = unpack(redis.call('hmget', KEYS[2], 'live', 'live_file'))
-if file == path then return 'live' end
-if redis.call('hexists', KEYS[3], number) == 0 then drop(path); return 'gone' end
-if (live or '') ~= expected then drop(path); return 'changed' end
-if not named(path) then drop(path); return 'late' end
+local function refused(outcome) drop(path); return {outcome, path} end
+if file == path then return {'live', ''} end
+if redis.call('hexists', KEYS[3], number) == 0 then return refused('gone') end
+if (live or '') ~= expected then return refused('changed') end
+if not named(path) then return refused('late') end
 redis.call('hset', KEYS[2], 'live', number, 'live_file', path)
 drop(file or earlier)
-return 'live'
+return {'live', file or earlier}
 """
 _DELETE_VERSION = """
 local number, adapter, path = unpack(ARGV)
@@ -151,7 +153,7 @@ class Adapters:
         """
         version = version_of(manifest, data)
         tenant, adapter = version.tenant, version.adapter
-        if not self._run(_INTEND, tenant, adapter, version.path, str(version.number)):
+        if not self._run(_INTEND, tenant, adapter, str(version.number), version.path):
             raise Unavailable("a file of this name is being deleted")
         if not self._blobs.create(version.path, data):
             data = self._blobs.get(version.path)
@@ -178,8 +180,8 @@ class Adapters:
         """
         for _ in range(_TRIES):
             self.version(tenant, adapter, number)
-            live = self._live(tenant, adapter)
-            if not allowed(self._live_version(tenant, adapter)):
+            live = self.live_number(tenant, adapter)
+            if not allowed(self._version_or_none(tenant, adapter, live)):
                 return False
             outcome = self._go_live(tenant, adapter, number, live)
             if outcome == "live":
@@ -193,22 +195,20 @@ class Adapters:
     def _go_live(self, tenant: str, adapter: str, number: int, live: int | None) -> str:
         """`live`, `gone`: the version, `changed`: what was live before, or `late`."""
         folder = _folder(tenant, adapter)
-        path = self._run(_INTEND, tenant, adapter, f"{folder}/live/REVISION.json")
-        if not path:
-            return "changed"
+        path = f"{folder}/live/REVISION.json"
+        path = path.replace("REVISION", self._deletion.intend(tenant, path))
         self._blobs.put(path, json.dumps({"version": number}).encode())
-        before = self._store.hget(self._name(tenant, adapter), "live_file")
         expected = "" if live is None else str(live)
         what = (str(number), expected, path, f"{folder}/live.json")
-        outcome: str = self._run(_GO_LIVE, tenant, adapter, *what)
-        self._deletion.discard([before or f"{folder}/live.json", path])
-        return outcome
+        outcome, dropped = self._run(_GO_LIVE, tenant, adapter, *what)
+        self._deletion.discard([dropped] if dropped else [])
+        return str(outcome)
 
-    def _live_version(self, tenant: str, adapter: str) -> Version | None:
+    def _version_or_none(self, tenant: str, adapter: str, number: int | None) -> Version | None:
         """The version that answers; None also where it has gone."""
         try:
-            return self.version(tenant, adapter)
-        except (NotFound, Conflict):
+            return None if number is None else self.version(tenant, adapter, number)
+        except NotFound:
             return None
 
     def get(self, tenant: str, adapter: str) -> Adapter:
@@ -249,7 +249,7 @@ class Adapters:
             NotFound: no such adapter or version. Never answered by another one.
             Conflict: the adapter has no live version.
         """
-        wanted = number if number is not None else self._live(tenant, adapter)
+        wanted = number if number is not None else self.live_number(tenant, adapter)
         if wanted is None:
             self.get(tenant, adapter)
             raise Conflict(f"no version of {adapter!r} is published")
@@ -375,7 +375,8 @@ class Adapters:
         )
         return self._store.tenant_step(tenant, script, keys, *args, frees=frees)
 
-    def _live(self, tenant: str, adapter: str) -> int | None:
+    def live_number(self, tenant: str, adapter: str) -> int | None:
+        """The number of the live version; None where none is."""
         live = self._lookups.hget(self._name(tenant, adapter), "live")
         return int(live) if live else None
 

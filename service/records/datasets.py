@@ -15,12 +15,12 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from service.errors import Conflict, Invalid, NotFound, OverQuota, Problem, Unavailable
+from service.errors import Conflict, Invalid, NotFound, OverQuota, Problem
 from service.records.blobs import Blobs
-from service.records.deletion import GRACE_SECONDS, Deletion, Pending
+from service.records.deletion import GRACE_SECONDS, Deletion, Pending, refuse_late
 from service.records.store import Page, RecordStore, members, new_id, now, tenant_redis_key
 from training.data import Sample
 
@@ -45,14 +45,6 @@ redis.call('set', KEYS[3], record)
 redis.call('zadd', KEYS[7], 0, id)
 return -1
 """
-_INTEND = """
-local revised, folder = revision(), ARGV[1]
-for i = 2, #ARGV do
-  local path = folder .. string.gsub(ARGV[i], 'REVISION', revised)
-  if not intend(path, RESERVED) then return {'busy', ''} end
-end
-return {'', revised}
-""".replace("RESERVED", str(RESERVED_SECONDS))
 _TAKE = """
 local function free(place)
   redis.call('zrem', KEYS[8], place)
@@ -261,13 +253,13 @@ class Datasets:
         if count >= most:
             raise OverQuota("data sets", most, count)
         manifest, path = _manifest(dataset), f"{_folder(tenant, dataset.id)}/dataset.json"
-        self._intend(tenant, dataset.id, "dataset.json")
+        self._deletion.intend(tenant, path)
         self._blobs.put(path, manifest.encode())
         count = self._run(_CREATE, tenant, dataset.id, dataset.id, manifest, most, path)
         if count >= 0:
             self._deletion.discard([path])
             raise OverQuota("data sets", most, count)
-        _refuse_late(count == -2)
+        refuse_late(count == -2)
         return dataset
 
     def get(self, tenant: str, dataset_id: str) -> Dataset:
@@ -324,9 +316,9 @@ class Datasets:
         paths: tuple[str, ...] = ()
         try:
             file = secrets.token_hex(8)
-            names = (f"{digest}/{file}", f"{digest}/{file}.REVISION.json")
-            revision = self._intend(tenant, dataset_id, *(f"images/{name}" for name in names))
-            paths = _paths(_folder(tenant, dataset_id), digest, file, revision)
+            folder = _folder(tenant, dataset_id)
+            revision = self._deletion.intend(tenant, *_paths(folder, digest, file, "REVISION"))
+            paths = _paths(folder, digest, file, revision)
             self.put_files(paths, sample)
             outcome = self._record(tenant, dataset_id, digest, sample, place, upload, paths)
         except BaseException:
@@ -337,7 +329,7 @@ class Datasets:
         self._give_back(tenant, dataset_id, place, paths)
         if outcome == "there":
             return self.add(tenant, dataset_id, sample, upload)
-        _refuse_late(outcome == "late")
+        refuse_late(outcome == "late")
         raise NotFound(f"there is no data set {dataset_id}")
 
     def put_files(self, paths: Sequence[str], sample: Sample) -> None:
@@ -441,10 +433,14 @@ class Datasets:
     def image(self, tenant: str, dataset_id: str, digest: str) -> Image:
         """Raises NotFound."""
         self.get(tenant, dataset_id)
+        return _image(digest, self._known(tenant, dataset_id, digest).record)
+
+    def _known(self, tenant: str, dataset_id: str, digest: str) -> _Stored:
+        """Raises NotFound."""
         stored = self._stored(tenant, dataset_id, digest)
         if stored is None:
             raise NotFound(f"there is no picture {digest[:64]} in this data set")
-        return _image(digest, stored.record)
+        return stored
 
     def _stored(self, tenant: str, dataset_id: str, digest: str) -> _Stored | None:
         with self._store.pipeline() as pipe:
@@ -453,6 +449,11 @@ class Datasets:
             record, files = pipe.execute()
         return _Stored(record, files or "") if record else None
 
+    def path(self, tenant: str, dataset_id: str, digest: str) -> str:
+        """Where a picture's file lies. Raises NotFound."""
+        stored = self._known(tenant, dataset_id, digest)
+        return stored.paths(_folder(tenant, dataset_id), digest)[0]
+
     def data(self, tenant: str, dataset_id: str, digest: str) -> bytes:
         """A picture as it was sent.
 
@@ -460,9 +461,7 @@ class Datasets:
             NotFound: it was deleted.
         """
         for _ in range(_TRIES):
-            stored = self._stored(tenant, dataset_id, digest)
-            if stored is None:
-                raise NotFound(f"there is no picture {digest[:64]} in this data set")
+            stored = self._known(tenant, dataset_id, digest)
             try:
                 return self._blobs.get(stored.paths(_folder(tenant, dataset_id), digest)[0])
             except NotFound:
@@ -473,15 +472,19 @@ class Datasets:
     def files(self, tenant: str, dataset_id: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Each picture's digest and its files, as its record names them, the picture's first."""
         folder = _folder(tenant, dataset_id)
+        for digest, stored in self._all(tenant, dataset_id).items():
+            paths = stored.paths(folder, digest)
+            if not stored.files:  # an earlier release's, beside what tells its label
+                paths = (*paths, paths[0].rsplit("/", 1)[0] + "/label.json")
+            yield digest, paths
+
+    def _all(self, tenant: str, dataset_id: str) -> dict[str, _Stored]:
+        """Every picture's record by its digest, in one round trip."""
         with self._store.pipeline() as pipe:
             pipe.hgetall(tenant_redis_key(tenant, "dataset", dataset_id, "images"))
             pipe.hgetall(tenant_redis_key(tenant, "dataset", dataset_id, "files"))
             records, files = pipe.execute()
-        for digest, record in records.items():
-            paths = _Stored(record, files.get(digest, "")).paths(folder, digest)
-            if digest not in files:  # an earlier release's, beside what tells its label
-                paths = (*paths, paths[0].rsplit("/", 1)[0] + "/label.json")
-            yield digest, paths
+        return {digest: _Stored(text, files.get(digest, "")) for digest, text in records.items()}
 
     def move(self, tenant: str, dataset_id: str, digest: str, label: str) -> Image:
         """Puts a picture into another class.
@@ -489,13 +492,14 @@ class Datasets:
         Raises:
             NotFound: it is not there.
         """
+        self.get(tenant, dataset_id)
         for _ in range(_TRIES):
-            before = self.image(tenant, dataset_id, digest)
-            stored = self._stored(tenant, dataset_id, digest)
+            stored = self._known(tenant, dataset_id, digest)
+            before = _image(digest, stored.record)
             if before.label == label:
                 return before
-            if stored is not None and self._moved(tenant, dataset_id, digest, stored, label):
-                return Image(digest, label, before.name, before.bytes)
+            if self._moved(tenant, dataset_id, digest, stored, label):
+                return replace(before, label=label)
         raise Conflict("others change this picture at the same time")
 
     def _moved(
@@ -506,12 +510,12 @@ class Datasets:
         folder = _folder(tenant, dataset_id)
         old, file = stored.paths(folder, digest), stored.files.partition(" ")[0]
         new_file = file or secrets.token_hex(8)
-        intended = [f"images/{digest}/{new_file}.REVISION.json"]
-        if not file:  # of an earlier release: it moves into today's layout
-            intended.append(f"images/{digest}/{new_file}")
-        revision = self._intend(tenant, dataset_id, *intended)
+        written = slice(1, 2) if file else slice(2)  # an earlier release's picture is copied too
+        revision = self._deletion.intend(
+            tenant, *_paths(folder, digest, new_file, "REVISION")[written]
+        )
         paths = _paths(folder, digest, new_file, revision)
-        new, dropped = ((paths[1],), old[1:]) if file else (paths, old)
+        new, dropped = paths[written], old[1:] if file else old
         try:
             if not file:
                 self._blobs.put(paths[0], self._blobs.get(old[0]))
@@ -526,7 +530,7 @@ class Datasets:
             self._deletion.discard(dropped)
             return True
         self._give_back(tenant, dataset_id, "", new)
-        _refuse_late(outcome == "late")
+        refuse_late(outcome == "late")
         return False
 
     def usage(self, tenant: str) -> Usage:
@@ -537,13 +541,6 @@ class Datasets:
             pipe.zcard(tenant_redis_key(tenant, "datasets"))
             images, size, datasets = pipe.execute()
         return Usage(int(images or 0), int(size or 0), datasets)
-
-    def _intend(self, tenant: str, dataset_id: str, *names: str) -> str:
-        """Notes files that are about to be written; REVISION in a name stands for the answer."""
-        folder = f"{_folder(tenant, dataset_id)}/"
-        refused, revision = self._run(_INTEND, tenant, dataset_id, folder, *names)
-        _refuse_late(bool(refused))
-        return str(revision)
 
     def _run(
         self, script: str, tenant: str, dataset_id: str, *args: Any, frees: bool = False
@@ -562,15 +559,16 @@ class Datasets:
         A picture that is deleted meanwhile is left out.
         """
         self.get(tenant, dataset_id)
-        stored = self._store.hgetall(tenant_redis_key(tenant, "dataset", dataset_id, "images"))
-        images = [_image(digest, record) for digest, record in stored.items()]
+        folder, stored = _folder(tenant, dataset_id), self._all(tenant, dataset_id)
+        images = [_image(digest, one.record) for digest, one in stored.items()]
         for image in sorted(images, key=lambda image: (image.label, image.digest)):
+            path = stored[image.digest].paths(folder, image.digest)[0]
             try:
-                data = self.data(tenant, dataset_id, image.digest)
-            except NotFound:
+                data = self._blobs.get(path)
+            except NotFound:  # deleted since, or moved by what copied it
                 if self._stored(tenant, dataset_id, image.digest) is None:
                     continue
-                raise
+                data = self.data(tenant, dataset_id, image.digest)
             yield Sample(image.label, image.name, data)
 
     def delete(self, tenant: str, dataset_id: str) -> None:
@@ -674,12 +672,6 @@ def _text(image: Image) -> str:
 
 def _image(digest: str, record: str) -> Image:
     return Image(digest, **json.loads(record))
-
-
-def _refuse_late(late: bool) -> None:
-    """For a file that was deleted before it could be recorded: its writer took minutes."""
-    if late:
-        raise Unavailable("storing this took too long")
 
 
 def _position(cursor: str | None) -> int:

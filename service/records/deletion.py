@@ -28,6 +28,18 @@ GRACE_SECONDS = 600  # by then the writer of a file has recorded it, or failed
 _AT_ONCE = 1000  # paths of one sweep
 AGAIN_SECONDS = 60  # then a deletion that was begun and not ended is begun anew
 
+_INTEND = f"""
+local revised = revision()
+for _, path in ipairs(ARGV) do
+  if not intend((string.gsub(path, 'REVISION', revised)), {GRACE_SECONDS}) then return '' end
+end
+return revised
+"""
+_NOTE = f"""
+for _, path in ipairs(ARGV) do
+  redis.call('zadd', KEYS[1], 'NX', redis.call('time')[1] + {GRACE_SECONDS}, path)
+end
+"""
 # Takes paths that are due, or the given ones, out of the unnamed: nobody can record them any more.
 _BEGIN = """#!lua flags=allow-oom
 local unnamed, deleting = KEYS[1], KEYS[2]
@@ -57,6 +69,29 @@ class Deletion:
 
     def __init__(self, store: RecordStore, blobs: Blobs) -> None:
         self._store, self._blobs = store, blobs
+
+    def intend(self, tenant: str, *paths: str) -> str:
+        """Notes files of a tenant that are about to be written.
+
+        Args:
+            tenant: whose files they are.
+            paths: where; REVISION in a path stands for the answer.
+
+        Returns:
+            The revision: it sorts by its time.
+
+        Raises:
+            NotFound: the tenant was erased.
+            Unavailable: a file of this name is being deleted.
+        """
+        revision = str(self._store.tenant_step(tenant, _INTEND, (), *paths))
+        refuse_late(not revision)
+        return revision
+
+    def note(self, *paths: str) -> None:
+        """Notes files as unnamed, whoever's they are; one that is noted already stays as it is."""
+        if paths:
+            self._store.eval(_NOTE, 1, UNNAMED, *paths)
 
     def discard(self, paths: Iterable[str]) -> None:
         """Deletes files that were noted as unnamed. A store that is away is left to the sweep."""
@@ -90,6 +125,12 @@ class Deletion:
                 self._blobs.delete(path)
             self._store.zrem(DELETING, path)
         return len(begun)
+
+
+def refuse_late(late: bool) -> None:
+    """Raises Unavailable for a file that was deleted before it could be recorded."""
+    if late:
+        raise Unavailable("storing this took too long")
 
 
 class Pending:

@@ -6,13 +6,14 @@ could, when a store failed in the middle of a change.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+from service.errors import NotFound
 from service.records import Records
-from service.records.adapters import version_path
-from service.records.deletion import GRACE_SECONDS, Pending
+from service.records.deletion import Pending
 from service.records.formats import BLOB
-from service.records.store import UNNAMED
+from service.records.store import every
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,58 +59,40 @@ def mend(records: Records, found: list[Orphan]) -> None:
             records.datasets.remove(one.tenant, one.owner, one.item)
         elif one.kind == "version":
             records.adapters.forget(one.tenant, one.owner, int(one.item))
-    clock = int(records.store.time()[0])
-    files = {one.path: clock + GRACE_SECONDS for one in found if one.kind == "file"}
-    if files:
-        records.store.zadd(UNNAMED, files, nx=True)
+    records.deletion.note(*(one.path for one in found if one.kind == "file"))
 
 
 def _expected(records: Records) -> Iterator[Orphan]:
     """Every file that a record names."""
-    cursor = None
-    while True:
-        page = records.tenants.page(1000, cursor)
-        for tenant in page.items:
-            yield Orphan("file", records.tenants.file(tenant.id))
-            yield from _of_datasets(records, tenant.id)
-            yield from _of_adapters(records, tenant.id)
-        if (cursor := page.cursor) is None:
-            return
+    for tenant in every(records.tenants.page):
+        yield Orphan("file", records.tenants.file(tenant.id))
+        yield from _of_datasets(records, tenant.id)
+        yield from _of_adapters(records, tenant.id)
 
 
 def _of_datasets(records: Records, tenant: str) -> Iterator[Orphan]:
-    cursor = None
-    while True:
-        page = records.datasets.page(tenant, 1000, cursor)
-        for dataset in page.items:
-            yield Orphan("file", f"tenants/{tenant}/datasets/{dataset.id}/dataset.json")
-            for digest, paths in records.datasets.files(tenant, dataset.id):
-                yield Orphan("picture", paths[0], tenant, dataset.id, digest)
-                for path in paths[1:]:
-                    yield Orphan("file", path)
-        if (cursor := page.cursor) is None:
-            return
+    for dataset in every(partial(records.datasets.page, tenant)):
+        yield Orphan("file", f"tenants/{tenant}/datasets/{dataset.id}/dataset.json")
+        for digest, paths in records.datasets.files(tenant, dataset.id):
+            yield Orphan("picture", paths[0], tenant, dataset.id, digest)
+            for path in paths[1:]:
+                yield Orphan("file", path)
 
 
 def _of_adapters(records: Records, tenant: str) -> Iterator[Orphan]:
-    cursor = None
-    while True:
-        page = records.adapters.page(tenant, 1000, cursor)
-        for adapter in page.items:
-            folder = f"tenants/{tenant}/adapters/{adapter.name}"
-            for version in adapter.versions:
-                path = version_path(folder, version.number)
-                yield Orphan("version", path, tenant, adapter.name, str(version.number))
-            yield Orphan("file", records.adapters.live_file(tenant, adapter.name))
-        if (cursor := page.cursor) is None:
-            return
+    for adapter in every(partial(records.adapters.page, tenant)):
+        for version in adapter.versions:
+            number = str(version.number)
+            yield Orphan("version", version.path, tenant, adapter.name, number)
+        yield Orphan("file", records.adapters.live_file(tenant, adapter.name))
 
 
 def _still_recorded(records: Records, one: Orphan) -> bool:
     """Whether it was not deleted since its record was read."""
-    if one.kind == "picture":
-        now = dict(records.datasets.files(one.tenant, one.owner))
-        return one.path in now.get(one.item, ())
-    adapters = records.adapters.page(one.tenant, 1000, None).items
-    numbers = {v.number for a in adapters if a.name == one.owner for v in a.versions}
-    return int(one.item) in numbers
+    try:
+        if one.kind == "picture":
+            return records.datasets.path(one.tenant, one.owner, one.item) == one.path
+        records.adapters.version(one.tenant, one.owner, int(one.item))
+    except NotFound:
+        return False
+    return True

@@ -7,7 +7,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,6 +38,7 @@ _REFUSALS = (
 )
 _REFUSED = ("MISCONF", "NOREPLICAS", "LOADING", "OOM ", "READONLY", "CLUSTERDOWN", "MASTERDOWN")
 _PART = re.compile(r"[A-Za-z0-9._-]{0,200}")  # ids, names of adapters and of kinds
+_PAGE = 1000  # items read at once where all of a list are wanted
 _WRITTEN_SECONDS = 60  # how long what `check_writes` wrote is kept
 
 
@@ -255,6 +256,20 @@ class Page(Generic[T]):
 
     items: list[T]
     cursor: str | None
+
+
+def every(page: Callable[[int, str | None], Page[T]]) -> Iterator[T]:
+    """All items of a list, page by page.
+
+    Args:
+        page: a part of the list, by how many items at most and after which cursor.
+    """
+    cursor: str | None = None
+    while True:
+        part = page(_PAGE, cursor)
+        yield from part.items
+        if (cursor := part.cursor) is None:
+            return
 
 
 def members(store: RecordStore, name: str, limit: int, cursor: str | None) -> Page[str]:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 import secrets
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 from service.errors import Conflict, Invalid, NotFound, OverQuota, Unauthorized, Unavailable
 from service.records.blobs import Blobs
-from service.records.deletion import GRACE_SECONDS, Deletion
+from service.records.deletion import Deletion, refuse_late
 from service.records.formats import FORMAT, mark_blobs
 from service.records.store import (
     FORMAT_KEY,
@@ -43,11 +42,6 @@ SWEEP_AFTER = 120.0  # seconds; a request that was let in before the erasure has
 
 # Each is one step for Redis. A tenant that is gone stays gone: a change of one without a record, or
 # of an erased one, writes nothing.
-_INTEND = f"""
-local path = string.gsub(ARGV[1], 'REVISION', revision())
-intend(path, {GRACE_SECONDS})
-return path
-"""
 _SAVE = """
 local names, tenants, erased, formats, unnamed, files = unpack(KEYS, 1, 6)
 local id, record, format, expected, path, scopes, earlier = unpack(ARGV, 1, 7)
@@ -154,7 +148,7 @@ class Tenants:
         tenant = Tenant(new_id("tenant"), name, now(), (made,))
         mark_blobs(self._blobs)
         path = _manifest(tenant.id)
-        self._store.zadd(UNNAMED, {path: time.time() + GRACE_SECONDS})
+        self._deletion.note(path)
         self._save(tenant, path)
         return tenant, api_key
 
@@ -180,8 +174,7 @@ class Tenants:
         self._deletion.discard([dropped] if dropped else [])
         if outcome == "gone":
             raise NotFound(f"there is no tenant {tenant.id}")
-        if outcome == "late":
-            raise Unavailable("storing this took too long")
+        refuse_late(outcome == "late")
         return outcome == "saved"
 
     def _write(
@@ -305,8 +298,8 @@ class Tenants:
             tenant = read_manifest(record)
             kept = change(tenant)
             ended = tuple(one for one in tenant.keys if one not in kept)
-            revised = f"tenants/{tenant_id}/tenant.REVISION.json"
-            path = self._store.tenant_step(tenant_id, _INTEND, (), revised)
+            path = f"tenants/{tenant_id}/tenant.REVISION.json"
+            path = path.replace("REVISION", self._deletion.intend(tenant_id, path))
             if self._save(replace(tenant, keys=kept), path, record, ended):
                 return
         raise Conflict("others change this tenant's keys at the same time")
@@ -320,6 +313,7 @@ class Tenants:
 
         Raises:
             NotFound: there is no such tenant, and there was none.
+            Conflict: its keys are changed without end; nothing was erased.
         """
         for _ in range(_TRIES):
             record = self._store.hget(TENANT_RECORDS, tenant_id) or ""
@@ -331,13 +325,16 @@ class Tenants:
                 raise NotFound(f"there is no tenant {tenant_id}")
             if outcome == "erased":
                 break
+        else:
+            raise Conflict("others change this tenant's keys at the same time")
         with suppress(Unavailable):  # then the sweep does it
             self._delete_records(tenant_id)
         self._deletion.discard([_everything(tenant_id)])
 
     def sweep(self) -> None:
         """Deletes once more what belongs to tenants that were erased a while ago."""
-        for tenant_id in self._store.zrangebyscore(_ERASED, "-inf", time.time()):
+        clock = self._store.time()[0]  # Redis's: it set what this is compared with
+        for tenant_id in self._store.zrangebyscore(_ERASED, "-inf", clock):
             self._delete_records(tenant_id)
             with self._store.pipeline() as pipe:
                 pipe.zadd(UNNAMED, {_everything(tenant_id): 0})

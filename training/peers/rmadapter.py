@@ -14,6 +14,7 @@ from training.evaluation import chosen_offset, head_of
 from training.fit import (
     FitSettings,
     Prepared,
+    features,
     fit_rows,
     freeze,
     prepare_classes,
@@ -24,12 +25,9 @@ from training.peers.pool import Fitted, Pool, adapted_cosines, adapted_images
 
 def fit_adapters(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Fitted:
     """RMAdapter, which judges each class by its adapted name."""
-    fitted = fit_rows(clip, prepare_pool(clip, train, settings), torch.arange(len(train)))
-    fitted.requires_grad_(False)
+    _, fitted = _fit(clip, train, settings)
     cosines = adapted_cosines(clip, settings.template, fitted.image.delta, fitted.text.delta)
-    losses = settings.losses
-    reconstructs = losses.image_reconstruction > 0 or losses.text_reconstruction > 0
-    return Fitted(trained_parameters(fitted, reconstructs), cosines)
+    return Fitted(_parameters(fitted, settings), cosines)
 
 
 def fit_with_head(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Fitted:
@@ -37,11 +35,11 @@ def fit_with_head(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Fitte
 
     The head has no trainable parameters: it is a closed form.
     """
-    prepared, everything = prepare_pool(clip, train, settings), torch.arange(len(train))
-    fitted = fit_rows(clip, prepared, everything)
-    fitted.requires_grad_(False)
+    prepared, fitted = _fit(clip, train, settings)
+    everything = torch.arange(len(train))
+    seen = features(clip, prepared, fitted, everything)
     offset, _ = chosen_offset(clip, prepared)
-    head = replace(head_of(clip, prepared, fitted, everything).float(), offset=offset)
+    head = replace(head_of(clip, prepared, seen, everything).float(), offset=offset)
 
     @torch.no_grad()
     def judged(pool: Pool, classes: Sequence[str]) -> Tensor:
@@ -50,13 +48,24 @@ def fit_with_head(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Fitte
         columns = torch.tensor(columns_of(classes, train.classes, clip.prompt_ids))
         return values(head, images, text, columns)
 
+    return Fitted(_parameters(fitted, settings), judged)
+
+
+def _fit(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> tuple[Prepared, CLIPAdapters]:
+    prepared = prepare_pool(clip, train, settings)
+    fitted = fit_rows(clip, prepared, torch.arange(len(train)))
+    return prepared, fitted.requires_grad_(False)
+
+
+def _parameters(adapters: CLIPAdapters, settings: FitSettings) -> int:
     losses = settings.losses
-    reconstructs = losses.image_reconstruction > 0 or losses.text_reconstruction > 0
-    return Fitted(trained_parameters(fitted, reconstructs), judged)
+    return trained_parameters(
+        adapters, losses.image_reconstruction > 0 or losses.text_reconstruction > 0
+    )
 
 
 def trained_parameters(adapters: CLIPAdapters, reconstructs: bool) -> int:
-    """How many numbers train: without a reconstruction loss, `down` and `up` alone."""
+    """How many parameters train: without a reconstruction loss, `down` and `up` alone."""
     return sum(
         value.numel()
         for name, value in adapters.named_parameters()

@@ -46,7 +46,7 @@ def get_version(
 ) -> VersionOut:
     """Shows one version with its whole report."""
     found = components.records.adapters.version(tenant, adapter, version)
-    live = components.records.adapters.get(tenant, adapter).live
+    live = components.records.adapters.live_number(tenant, adapter)
     return VersionOut.of(components.records.adapters.with_report(found), live)
 
 

@@ -19,7 +19,7 @@ from service.http.schemas import (
     Named,
     UploadOut,
 )
-from service.http.uploads import Upload
+from service.http.uploads import PhotoUpload
 from service.wiring import image_limits
 
 router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
@@ -67,7 +67,7 @@ async def upload_images(
     """
 
     def work() -> UploadOut:
-        return Upload(components, tenant, dataset).run(label, files or [], archive)
+        return PhotoUpload(components, tenant, dataset).run(label, files or [], archive)
 
     return await asyncio.wrap_future(components.uploads.submit(tenant, work))
 
