@@ -106,12 +106,14 @@ export async function classifier({ argument: name, version: wanted, manages, sig
 function versions(adapter, shown, manages, { look, publish, remove }) {
   const place = encodeURIComponent(adapter.adapter);
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Versions" }, h("table", { class: "versions" },
-    h("thead", {}, h("tr", {}, ["Version", "Right", "Zero-shot", "Created", ""].map((t) => h("th", { scope: "col" }, t || h("span", { class: "hidden-visually" }, "Actions"))))),
+    h("thead", {}, h("tr", {}, ["Version", "Right", "Zero-shot"].map((t) => h("th", { scope: "col" }, t)),
+      h("th", { scope: "col", class: "roomy" }, "Created"),
+      h("th", { scope: "col" }, h("span", { class: "hidden-visually" }, "Actions")))),
     h("tbody", {}, adapter.versions.map((v) => h("tr", { class: v.version === shown ? "chosen" : null },
       h("th", { scope: "row" }, `${v.version} `, v.live ? h("span", { class: "badge" }, "live") : null),
       h("td", {}, share(v.metrics.adapted)),
       h("td", {}, share(v.metrics.zero_shot)),
-      h("td", {}, when(v.created_at)),
+      h("td", { class: "roomy" }, when(v.created_at)),
       h("td", { class: "row" },
         v.version === shown ? null : h("button", { class: "quiet", "aria-label": `View version ${v.version}`, onclick: () => look(v.version) }, "View"),
         h("a", { class: "button quiet", "aria-label": `Try version ${v.version}`, href: `#/try/${place}/${v.version}` }, "Try"),

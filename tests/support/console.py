@@ -43,8 +43,9 @@ def sign_in(page: Page, url: str, key: str, title: str = "Photos") -> None:
 
 
 def take_picture(page: Page, file: Path) -> None:
-    """A picture of the page, in 256 colours: a quarter of the bytes."""
+    """A picture of the page from its top, in 256 colours: a quarter of the bytes."""
     file.parent.mkdir(exist_ok=True)
+    page.evaluate("scrollTo(0, 0)")
     page.screenshot(path=file)
     with Image.open(file) as picture:
         picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)

@@ -10,6 +10,9 @@ from service.client import Client
 from tests.support.cluster import Cluster
 from tests.support.console import CHROMIUM, PICTURES, QUIET, WIDTHS, Look, take_picture
 
+CUT_OFF = """() => [...document.querySelectorAll("main button, main a")]
+    .filter((one) => one.getBoundingClientRect().right > innerWidth).map((one) => one.outerHTML)"""
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
@@ -62,7 +65,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture
 def look(request: pytest.FixtureRequest) -> Look:
-    """Judges a page at each width, light and dark: axe, and nothing wider than the window.
+    """Judges a page at each width, light and dark: by axe, and nothing is cut off.
 
     Takes its pictures when asked to.
     """
@@ -72,6 +75,7 @@ def look(request: pytest.FixtureRequest) -> Look:
         for width, height in WIDTHS.items():
             page.set_viewport_size({"width": width, "height": height})
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+            assert page.evaluate(CUT_OFF) == [], name
             for scheme in ("dark", "light"):
                 page.emulate_media(color_scheme=scheme)
                 found = Axe().run(page).response["violations"]
