@@ -147,3 +147,19 @@ def test_the_camera_adds_photos_of_a_class(shore: Page, url: str) -> None:
     expect(of(shore, "me").locator("img")).to_have_count(1)
     shore.get_by_role("button", name="Close the camera").click()
     expect(shore.get_by_label("Camera", exact=True)).to_be_hidden()
+
+
+@pytest.mark.parametrize("width", [320, 390, 720])  # 720: 1440 pixels at 200 %
+def test_long_names_fit_a_narrow_window(
+    page: Page, url: str, key: str, client: Client, width: int
+) -> None:
+    long = "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichen"
+    made = client.create_dataset(long)
+    for name in ("crab", "lotus"):
+        assert all(a["accepted"] for a in client.upload_class(made, f"{name} {long}", photos(name)))
+    page.set_viewport_size({"width": width, "height": 800})
+    sign_in(page, url, key)
+    for place, heading in (("data", "Photos"), (f"data/{made}", long), ("keys", "API keys")):
+        page.evaluate(f"location.hash = '#/{place}'")
+        expect(page.get_by_role("heading", level=1, name=heading)).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, place
