@@ -185,6 +185,8 @@ class _TotalProgress:
                     steps_before + progress.step,
                     steps,
                     progress.loss,
+                    part=index + 1,
+                    parts=len(self._plan),
                 )
             )
 

@@ -51,13 +51,18 @@ class FitSettings:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a fit stands: epochs and steps count from 1."""
+    """Where a fit stands: epochs, steps and parts count from 1.
+
+    A part is one training; all but the last are without some photos, to estimate the accuracy.
+    """
 
     epoch: int
     epochs: int
     step: int
     steps: int
     loss: float
+    part: int = 1
+    parts: int = 1
 
 
 OnProgress = Callable[[Progress], None]  # raises to stop the fit

@@ -159,6 +159,9 @@ def classify(
     adapter: Annotated[
         str | None, typer.Option(help="the adapter's name; omit it for zero-shot")
     ] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, help="a version of the adapter; omit it for the live one")
+    ] = None,
     min_score: Annotated[
         float | None, typer.Option(help="a lower score answers none of these")
     ] = None,
@@ -168,12 +171,15 @@ def classify(
 
     Example: rmadapter classify *.jpg --adapter flowers --classes rose,tulip
     """
+    if version is not None and adapter is None:
+        raise typer.BadParameter("--version needs --adapter")
     names = [name.strip() for name in classes.split(",")] if classes is not None else None
+    options = {"version": version, "min_score": min_score, "top_k": 3}
     with errors(), connected() as client:
         results: list[Json] = []
         for start in range(0, len(images), _CLASSIFY_AT_ONCE):
             files = [(str(p), p.read_bytes()) for p in images[start : start + _CLASSIFY_AT_ONCE]]
-            answer = client.classify(files, names, adapter, min_score=min_score, top_k=3)
+            answer = client.classify(files, names, adapter, **options)
             results += answer["results"]
         answer["results"] = results
         if as_json:

@@ -269,6 +269,10 @@ class ProgressOut(BaseModel):
     step: int
     steps: int
     loss: float
+    part: int | None = Field(
+        None, description="which training this is; all but the last estimate the accuracy"
+    )
+    parts: int | None = Field(None, description="how many trainings the fit has")
 
 
 class JobOut(BaseModel):
@@ -282,7 +286,15 @@ class JobOut(BaseModel):
             "adapter": "flowers",
             "params": {},
             "publish": "if_better",
-            "progress": {"epoch": 12, "epochs": 300, "step": 36, "steps": 900, "loss": 0.41},
+            "progress": {
+                "epoch": 12,
+                "epochs": 300,
+                "step": 36,
+                "steps": 900,
+                "loss": 0.41,
+                "part": 1,
+                "parts": 5,
+            },
             "metrics": None,
             "version": None,
             "published": None,

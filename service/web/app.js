@@ -4,24 +4,32 @@ import { Refused, call, key } from "./api.js";
 import { announce, h } from "./dom.js";
 import { classifier, classifiers } from "./classifiers.js";
 import { dataset, datasets } from "./data.js";
-import { job } from "./fit.js";
+import { fits, job } from "./fits.js";
+import { keys } from "./keys.js";
+import { problemBox } from "./problem.js";
 import { signIn } from "./signin.js";
+import { tenants } from "./tenants.js";
 import { tryIt } from "./try.js";
 
+// Who may open a page: the role of a key, from `roleOf`.
 const PAGES = [
-  [/^#\/data$/, datasets],
-  [/^#\/data\/([^/]+)$/, dataset],
-  [/^#\/fits\/([^/]+)$/, job],
-  [/^#\/classifiers$/, classifiers],
-  [/^#\/classifiers\/([^/]+)$/, classifier],
-  [/^#\/try(?:\/([^/]+))?$/, tryIt],
+  [/^#\/data$/, datasets, ["manage"]],
+  [/^#\/data\/([^/]+)$/, dataset, ["manage"]],
+  [/^#\/fits$/, fits, ["manage"]],
+  [/^#\/fits\/([^/]+)$/, job, ["manage"]],
+  [/^#\/classifiers$/, classifiers, ["manage", "classify"]],
+  [/^#\/classifiers\/([^/]+)(?:\/(\d+))?$/, classifier, ["manage", "classify"]],
+  [/^#\/try(?:\/([^/]+)(?:\/(\d+))?)?$/, tryIt, ["manage", "classify"]],
+  [/^#\/keys$/, keys, ["manage"]],
+  [/^#\/tenants$/, tenants, ["admin"]],
 ];
+const FIRST = { manage: "#/data", classify: "#/try", admin: "#/tenants" };
 
 const main = document.getElementById("main");
 const nav = document.querySelector("nav");
 const signOut = document.getElementById("sign-out");
 let leaving = new AbortController();
-let manages = null; // may the key do more than classify? null: not asked yet
+let role = null; // of the key; null: not asked yet
 
 async function show() {
   leaving.abort();
@@ -37,8 +45,9 @@ async function show() {
   } catch (error) {
     if (signal.aborted) return;
     if (error.status === 401) return leave("That key is no longer valid.");
-    main.replaceChildren(h("h1", {}, "Something went wrong"),
-      h("p", { class: "problem", role: "alert" }, error.message));
+    const problem = problemBox();
+    main.replaceChildren(h("h1", {}, error.status === 404 ? "Not there" : "Something went wrong"), problem.box);
+    problem.show(error, show, true);
     if (!(error instanceof Refused)) console.error(error);
   }
   mark();
@@ -48,51 +57,54 @@ async function show() {
 
 async function pageOf(signal) {
   if (!key.get()) return signIn(enter);
-  if (manages === null) manages = await mayManage();
-  for (const link of nav.querySelectorAll("[data-manage]")) link.hidden = !manages;
-  for (const [pattern, page] of PAGES) {
+  role ??= await roleOf();
+  for (const link of nav.querySelectorAll("[data-for]")) link.hidden = !link.dataset.for.split(" ").includes(role);
+  for (const [pattern, page, roles] of PAGES) {
     const match = pattern.exec(location.hash);
-    if (match) return page({ signal, manages, argument: match[1] && decodeURIComponent(match[1]) });
+    if (match && roles.includes(role)) {
+      const [, argument, version] = match;
+      return page({
+        signal, manages: role === "manage",
+        argument: argument && decodeURIComponent(argument), version: version && Number(version),
+      });
+    }
   }
-  location.replace(manages ? "#/data" : "#/try");
+  location.replace(FIRST[role]);
   return { title: "rmadapter", content: [] };
 }
 
-async function mayManage() {
-  try {
-    await call("GET", "/v1/datasets?limit=1");
-    return true;
-  } catch (error) {
+/** manage, classify or admin: what the service lets the key do. */
+async function roleOf() {
+  const may = (path) => call("GET", path).then(() => true, (error) => {
     if (error.status === 403) return false;
     throw error;
-  }
+  });
+  if (await may("/v1/datasets?limit=1")) return "manage";
+  return await may("/v1/tenants?limit=1") ? "admin" : "classify";
 }
 
 function mark() {
   for (const link of nav.querySelectorAll("a")) {
-    const here = location.hash.startsWith(link.hash)
-      || (link.hash === "#/data" && location.hash.startsWith("#/fits"));
-    if (here) link.setAttribute("aria-current", "page");
+    if (location.hash.startsWith(link.hash)) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
 }
 
 async function enter(given) {
   key.set(given);
-  manages = null;
   try {
-    manages = await mayManage();
+    role = await roleOf();
   } catch (error) {
     key.clear();
     throw error;
   }
   if (location.hash.length > 2) await show();
-  else location.hash = manages ? "#/data" : "#/try";
+  else location.hash = FIRST[role];
 }
 
 function leave(reason) {
   key.clear();
-  manages = null;
+  role = null;
   show().then(() => reason && announce(reason));
 }
 

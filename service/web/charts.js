@@ -1,25 +1,32 @@
 // Pictures of numbers; each says its numbers in words or as a table too.
 
-import { h, percent, svg } from "./dom.js";
+import { h, interval, percent, rightOf, svg } from "./dom.js";
 
-/** The loss of each report, as a line. */
+/** The loss of each report, a line for each training; the last one is the final fit's. */
 export function lossCurve() {
-  const line = svg("polyline", { class: "curve", points: "" });
   const title = svg("title");
   const picture = svg("svg", { viewBox: "0 0 400 120", preserveAspectRatio: "none", class: "loss", role: "img" },
-    title, svg("line", { x1: 0, y1: 119, x2: 400, y2: 119, class: "axis" }), line);
-  const points = [];
-  return {
-    picture,
-    add(step, steps, loss) {
-      points.push([step, loss]);
-      const highest = Math.max(...points.map((p) => p[1]), 1e-9);
-      line.setAttribute("points", points
-        .map(([s, l]) => `${(400 * s / steps).toFixed(1)},${(115 - 110 * l / highest).toFixed(1)}`)
-        .join(" "));
-      title.textContent = `Loss, from ${points[0][1].toFixed(2)} to ${loss.toFixed(2)}`;
-    },
-  };
+    title, svg("line", { x1: 0, y1: 119, x2: 400, y2: 119, class: "axis" }));
+  const highest = h("span", {});
+  const figure = h("figure", {}, h("p", { class: "hint" }, "Lower is better, from ", highest, " at the top to 0."), picture,
+    h("figcaption", {}, "Grey: the fits that estimate the accuracy. In colour: the final fit."));
+  const points = new Map(); // by training: its line and [share, loss] of each report
+  function add({ step, steps, loss, part, parts }) {
+    if (!points.has(part)) {
+      const line = svg("polyline", { class: part === parts ? "curve" : "curve soft", points: "" });
+      points.set(part, { line, reports: [] });
+      picture.append(line);
+    }
+    points.get(part).reports.push([step / steps, loss]);
+    const losses = [...points.values()].flatMap(({ reports }) => reports.map((r) => r[1]));
+    const most = Math.max(...losses, 1e-9);
+    for (const { line, reports } of points.values()) {
+      line.setAttribute("points", reports.map(([x, y]) => `${(400 * x).toFixed(1)},${(115 - 110 * y / most).toFixed(1)}`).join(" "));
+    }
+    highest.textContent = most.toFixed(2);
+    title.textContent = `Loss, from ${losses[0].toFixed(2)} to ${loss.toFixed(2)}`;
+  }
+  return { figure, add };
 }
 
 /** Accuracy with its 95 % interval: a bar from zero, a bracket for the interval. */
@@ -32,8 +39,7 @@ export function accuracyBar(name, report, strong) {
   return h("div", { class: "measure" },
     h("div", { class: "measure-words" },
       h("span", {}, name),
-      h("span", {}, h("strong", {}, percent(report.accuracy)),
-        ` (${percent(low)} to ${percent(high)})`)),
+      h("span", {}, h("strong", {}, rightOf(report)), ` right ${interval(report)}`)),
     bar);
 }
 

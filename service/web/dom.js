@@ -37,31 +37,33 @@ export function when(iso) {
   return new Date(iso).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 }
 
-/** A box that shows why something failed; empty and hidden until then. */
-export function problemBox() {
-  const box = h("div", { class: "problem", role: "alert", hidden: true });
-  return {
-    box,
-    clear() { box.hidden = true; box.replaceChildren(); },
-    show(error) {
-      const details = (error.errors || []).map((e) => h("li", {}, `${e.field}: ${e.reason}`));
-      box.replaceChildren(h("p", {}, error.message), details.length ? h("ul", {}, details) : "");
-      box.hidden = false;
-    },
-  };
+/** Accuracy as somebody with photos reads it, and its 95 % interval. */
+export function rightOf(report) {
+  return `${Math.round(report.accuracy * report.images)} of ${plural(report.images, "photo")}`;
 }
 
-/** Asks before something is lost. */
-export function confirmed(question, action) {
+export function interval({ interval: [low, high] }) {
+  return `(${Math.round(100 * low)} to ${Math.round(100 * high)} %)`;
+}
+
+/** Seconds, rounded as people say them. */
+export function duration(seconds) {
+  if (seconds < 10) return "a few seconds";
+  if (seconds < 90) return `about ${10 * Math.round(seconds / 10)} s`;
+  return `about ${plural(Math.round(seconds / 60), "minute")}`;
+}
+
+/** Asks before something is lost. `typed`: what must be typed first. */
+export function confirmed(question, action, typed = null) {
   const dialog = h("dialog", { "aria-label": question });
   return new Promise((resolve) => {
     const answer = (yes) => { dialog.close(); dialog.remove(); resolve(yes); };
-    dialog.append(
-      h("p", {}, question),
-      h("div", { class: "row" },
-        h("button", { class: "danger", onclick: () => answer(true) }, action),
-        h("button", { class: "quiet", onclick: () => answer(false) }, "Keep")),
-    );
+    const yes = h("button", { class: "danger", disabled: typed !== null, onclick: () => answer(true) }, action);
+    const field = typed === null ? null : h("input", { id: "typed", autocomplete: "off", spellcheck: "false",
+      oninput: () => { yes.disabled = field.value.trim() !== typed; } });
+    dialog.append(h("p", {}, question),
+      ...(field ? [h("label", { for: "typed" }, `Type “${typed}” to go on`), field] : []),
+      h("div", { class: "row" }, yes, h("button", { class: "quiet", onclick: () => answer(false) }, "Keep")));
     dialog.addEventListener("cancel", () => answer(false));
     document.body.append(dialog);
     dialog.showModal();

@@ -1,4 +1,5 @@
-import { h, problemBox } from "./dom.js";
+import { h } from "./dom.js";
+import { problemBox } from "./problem.js";
 
 /** `enter(key)` throws what the service says of a wrong one. */
 export function signIn(enter) {
@@ -14,7 +15,8 @@ export function signIn(enter) {
       try {
         await enter(input.value.trim());
       } catch (error) {
-        problem.show(error.status === 401 ? new Error("That key is not valid here. Keys begin with rma_.") : error);
+        problem.show(error.status === 401 ? new Error("That key is not valid here. A tenant's keys begin with rma_.") : error,
+          error.status === 401 ? null : () => form.requestSubmit(), true);
         input.focus();
         input.select();
       } finally {
@@ -25,11 +27,13 @@ export function signIn(enter) {
   h("label", { for: "key" }, "Your API key"),
   input,
   problem.box,
-  h("p", { class: "hint" }, "After ", h("code", {}, "rmadapter up"), " on this machine it is in ",
-    h("code", {}, "~/.rmadapter/default.key"), ". It stays in this tab and is gone when you close it."),
-  h("p", { class: "hint" }, "With Docker Compose, the administrator makes a tenant and its key: ",
-    h("code", {}, "docker compose exec api rmadapter tenants create NAME"), "."),
-  button);
+  button,
+  h("p", { class: "hint" }, "It stays in this tab and is gone when you close it. Where do you get one?"),
+  h("ul", { class: "hint" },
+    h("li", {}, "After ", h("code", {}, "rmadapter up"), " on this machine it is in ", h("code", {}, "~/.rmadapter/default.key"), "."),
+    h("li", {}, "With Docker Compose: ", h("code", {}, "docker compose exec api rmadapter tenants create NAME")),
+    h("li", {}, "On Kubernetes: ", h("code", {}, "kubectl -n rmadapter exec deployment/api -- rmadapter tenants create NAME")),
+    h("li", {}, "An admin key opens the list of tenants; there you make one and see its key.")));
   return {
     title: "Sign in",
     content: [

@@ -4,8 +4,10 @@ import { post } from "./api.js";
 import { GENERIC, JUNK, JUNK_ENDINGS, SPLITS, SUFFIXES } from "./folders.js";
 
 const AT_ONCE = 16; // photos of one request
+const ARCHIVE = /\.(zip|tar|tgz|tar\.(gz|bz2|xz))$/i;
 
-/** [{ label, file }]: a folder's name is its photos' class; loose photos take `label`. */
+/** [{ label, file }]: a folder's name is its photos' class; loose photos take `label`. An archive's
+ * label is null: its folders name the classes. */
 export async function photosOf(dataTransfer, label) {
   const entries = [...dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.length) return loose([...dataTransfer.files], label);
@@ -37,7 +39,8 @@ async function walk(entry, folders, found) {
 function labelled(found, label) {
   const wanted = found.filter(({ path }) => !path.some(junk));
   const level = classLevel(wanted.map(({ path }) => path));
-  return wanted.map(({ file, path }) => ({ label: path.length > 1 ? className(path, level) : label, file }));
+  const own = (name) => ARCHIVE.test(name) ? null : label;
+  return wanted.map(({ file, path }) => ({ label: path.length > 1 ? className(path, level) : own(path[0]), file }));
 }
 
 // The next three say what training/folders.py says; the lists are its own.
@@ -74,37 +77,55 @@ export function dropOn(zone, take) {
   });
 }
 
-/** Sends all; `progress(done, of)`. What was refused comes back with its reason. */
-export async function upload(dataset, photos, progress) {
-  const result = { accepted: 0, rejected: [], duplicates: [], warnings: [] };
-  const byClass = Map.groupBy ? Map.groupBy(photos, (p) => p.label) : grouped(photos);
+/** Sends all; `progress(done, of)`. What was refused comes back with its reason, added to `before`.
+ * An error holds what came so far as `result`, and the photos that are left as `left`. */
+export async function upload(dataset, photos, progress, before = {}) {
+  const result = { accepted: 0, rejected: [], duplicates: [], warnings: [], ...before };
+  const parts = requests(photos);
   let done = 0;
-  for (const [label, group] of byClass) {
-    for (let start = 0; start < group.length; start += AT_ONCE) {
-      const some = group.slice(start, start + AT_ONCE);
-      const form = new FormData();
-      form.append("label", label);
-      for (const { file } of some) form.append("files", file, file.name);
-      try {
-        const answer = await post(`/v1/datasets/${dataset}/images`, form);
-        result.accepted += answer.accepted - answer.duplicates.length;
-        result.rejected.push(...answer.rejected);
-        result.duplicates.push(...answer.duplicates);
-        result.warnings.push(...(answer.warnings ?? []));
-      } catch (error) {
-        if (error.status !== 422) throw Object.assign(error, { result });
-        const reasons = error.errors.length ? error.errors : [{ field: label, reason: error.message }];
-        result.rejected.push(...reasons.map((e) => ({ file: e.field, reason: e.reason })));
-      }
-      done += some.length;
-      progress(done, photos.length);
+  for (const [i, part] of parts.entries()) {
+    try {
+      add(result, await post(`/v1/datasets/${dataset}/images`, formOf(part)));
+    } catch (error) {
+      if (error.status !== 422) throw Object.assign(error, { result, left: parts.slice(i).flat() });
+      const field = part[0].label ?? part[0].file.name;
+      const reasons = error.errors.length ? error.errors : [{ field, reason: error.message }];
+      result.rejected.push(...reasons.map((e) => ({ file: e.field, reason: e.reason })));
     }
+    done += part.length;
+    progress(done, photos.length);
   }
   return result;
 }
 
-function grouped(photos) {
+/** The photos of each request: some of one class, or an archive. */
+function requests(photos) {
   const groups = new Map();
-  for (const photo of photos) groups.set(photo.label, [...(groups.get(photo.label) || []), photo]);
-  return groups;
+  for (const photo of photos) {
+    const group = photo.label ?? photo; // each archive by itself
+    groups.set(group, [...(groups.get(group) || []), photo]);
+  }
+  const parts = [];
+  for (const group of groups.values()) {
+    for (let start = 0; start < group.length; start += AT_ONCE) parts.push(group.slice(start, start + AT_ONCE));
+  }
+  return parts;
+}
+
+function formOf(part) {
+  const form = new FormData();
+  if (part[0].label === null) {
+    form.append("archive", part[0].file, part[0].file.name);
+    return form;
+  }
+  form.append("label", part[0].label);
+  for (const { file } of part) form.append("files", file, file.name);
+  return form;
+}
+
+function add(result, answer) {
+  result.accepted += answer.accepted - answer.duplicates.length;
+  result.rejected.push(...answer.rejected);
+  result.duplicates.push(...answer.duplicates);
+  result.warnings.push(...(answer.warnings ?? []));
 }

@@ -59,6 +59,12 @@ def test_every_page_of_docs_is_in_the_site(pages: dict[Path, Page]) -> None:
     assert {file.stem for file in pages} == written
 
 
+def test_every_picture_is_there_and_shown_or_linked(site: Path, pages: dict[Path, Page]) -> None:
+    page = pages[site / "console.html"]
+    named = {name for name in page.loads | page.links if name.startswith("console/")}
+    assert named == {f"console/{file.name}" for file in (ROOT / "docs" / "console").iterdir()}
+
+
 def test_nothing_is_loaded_from_another_host(site: Path, pages: dict[Path, Page]) -> None:
     for file, page in pages.items():
         assert page.loads, file

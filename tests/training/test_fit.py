@@ -154,6 +154,9 @@ def test_a_fit_reports_both_models_on_pictures_held_back(
 ) -> None:
     seen: list[Progress] = []
     _, evaluation = evaluate_and_fit(clip, few, quick, seen.append)
+    parts = [p.part for p in seen]
+    assert parts == sorted(parts) and set(parts) == {1, 2, 3, 4, 5}
+    assert {p.parts for p in seen} == {5}
     assert evaluation.adapted.images == evaluation.zero_shot.images == len(few)
     assert seen[-1].step == seen[-1].steps
     assert [p.step for p in seen] == sorted(p.step for p in seen)

@@ -10,19 +10,27 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from adapters.clip import FrozenCLIP
 from service import __version__
 from service.cli import app
 from service.cli.terminal import coloured, table_of
+from service.client import Client
 from tests.support.api import ADMIN_KEY, Api
 from tests.support.photos import photo_folder
+from tests.support.random_adapters import add_version
 
 runner = CliRunner()
 
 
 @pytest.fixture
-def run(api: Api, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Runs a command as a tenant with nothing yet."""
-    client = api.new_tenant()
+def client(api: Api) -> Client:
+    """A tenant with nothing yet."""
+    return api.new_tenant()
+
+
+@pytest.fixture
+def run(api: Api, client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Runs a command as that tenant."""
     monkeypatch.setenv("RMADAPTER_URL", api.url)
     monkeypatch.setenv("RMADAPTER_API_KEY", client.http.headers["authorization"].split()[1])
     monkeypatch.setenv("RMADAPTER_DATA_DIR", str(tmp_path))
@@ -155,6 +163,27 @@ def test_classify_prints_a_table_or_json_and_fails_for_a_broken_file(run, photos
     done = run("classify", photos / "crab" / "broken.jpg", "--classes", "crab,lotus")
     assert done.exit_code == 1
     assert "not a picture" in done.output
+
+
+def test_classify_asks_a_version_that_is_not_published(
+    run, api: Api, client: Client, clip: FrozenCLIP, photos: Path
+) -> None:
+    records = api.components.records
+    for number in (1, 2):
+        add_version(records, clip, client.tenant, "mine", number)
+    records.adapters.publish(client.tenant, "mine", 1)
+    photo = next((photos / "crab").glob("image*"))
+    for options, version in ((["--version", "2"], 2), ([], 1)):
+        done = run("classify", photo, "--adapter", "mine", *options, "--json")
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["version"] == version
+
+
+@pytest.mark.parametrize("options", [["--version", "2"], ["--adapter", "a", "--version", "0"]])
+def test_a_version_needs_an_adapter_and_counts_from_1(run, photos: Path, options) -> None:
+    done = run("classify", next(photos.glob("*/*.jpg")), "--classes", "a,b", *options)
+    assert done.exit_code == 2
+    assert "--version" in done.output
 
 
 def test_keys_are_made_listed_and_revoked(run) -> None:

@@ -7,6 +7,7 @@ import pytest
 from adapters.artifact import Artifact, encode_artifact
 from adapters.clip import FrozenCLIP
 from service.errors import Conflict, NotFound, OverQuota, Unauthorized
+from service.http.schemas import ProgressOut
 from service.records import Records, open_records
 from service.records.jobs import JobSpec
 from service.records.restore import restore
@@ -242,8 +243,14 @@ def test_a_queued_job_is_cancelled_at_once_a_running_one_by_its_worker(
     records.jobs.claim(running, "one")
     progress = Progress(1, 2, 3, 4, 0.5)
     assert records.jobs.record_progress(running, progress) is False
+    assert ProgressOut(**records.jobs.get(tenant, running.job).progress).part == 1
     assert records.jobs.cancel(tenant, running.job).state == "running"
     assert records.jobs.record_progress(running, progress) is True
+
+
+def test_a_progress_of_an_earlier_release_has_no_parts() -> None:
+    before = {"epoch": 1, "epochs": 2, "step": 3, "steps": 4, "loss": 0.5}
+    assert ProgressOut(**before).parts is None
 
 
 def test_a_version_number_is_given_to_a_job_once(records: Records, tenant: str) -> None:
