@@ -13,6 +13,9 @@ REQUEST_SECONDS = Histogram(
     "rmadapter_request_seconds", "HTTP requests, whole", ["method", "route"], buckets=_SECONDS
 )
 IMAGES = Counter("rmadapter_images_total", "Pictures classified or embedded", ["outcome"])
+BODY_BYTES = Gauge(
+    "rmadapter_body_bytes", "Bytes of large request bodies that are being read or answered"
+)
 QUEUED_ROWS = Gauge("rmadapter_queued_rows", "Rows waiting for the device")
 QUEUE_SECONDS = Histogram(
     "rmadapter_queue_seconds", "Waiting of a row for the device", buckets=_SECONDS

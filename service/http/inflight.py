@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 
 from service.errors import TooMany, Unavailable
+from service.metrics import BODY_BYTES
 
 _RETRY_SECONDS = 2
 FREE = 2**20  # bytes of a body that are never counted: most requests are smaller
@@ -39,10 +40,12 @@ class InFlight:
             if self._held.total() + size > self._most:
                 raise Unavailable("too many large requests are being read", _RETRY_SECONDS)
             self._held[tenant] += size
+            BODY_BYTES.inc(size)
 
     def give_back(self, tenant: str, size: int) -> None:
         """Ends counting a request's bytes."""
         with self._lock:
             self._held[tenant] -= size
+            BODY_BYTES.dec(size)
             if self._held[tenant] <= 0:
                 del self._held[tenant]

@@ -1,5 +1,6 @@
 """One client holds nobody else up: by silent connections, slow or large bodies, or streams."""
 
+import re
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ from adapters.clip import FrozenCLIP
 from service.client import Client
 from service.errors import TooMany, Unavailable
 from service.http import auth, server
-from service.http.inflight import InFlight
+from service.http.inflight import FREE, InFlight
 from service.records.jobs import JobSpec
 from service.settings import Settings
 from tests.support.api import Api, away_from_workers, start_api
@@ -93,14 +94,19 @@ def test_bodies_that_wait_half_sent_refuse_their_own_tenants_next_and_nobody_els
         files = {"files": ("a.jpg", b"x" * (2 * 2**20))}
         return client.http.post("/v1/classify", data={"classes": "a,b"}, files=files)
 
-    key = tenant.http.headers["authorization"]
+    def held() -> float:
+        text = httpx.get(f"{api.url}/metrics").text
+        return float(re.findall(r"^rmadapter_body_bytes (\S+)$", text, re.MULTILINE)[0])
+
+    key, before = tenant.http.headers["authorization"], held()
     size = 4 * 2**20
     head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n"
     head += f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {size + 100}\r\n\r\n"
     part = '--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
     with closing(connect(api)) as waiting:
         waiting.sendall(head.encode() + part.encode() + b"x" * (size - len(part)))
-        wait_for(lambda: large(tenant).status_code == 429, 20)
+        wait_for(lambda: held() >= before + size - FREE, 20)
+        assert large(tenant).status_code == 429
         assert large(api.new_tenant()).status_code == 200  # an answer with the picture's error
     wait_for(lambda: large(tenant).status_code == 200, 20)  # given back when it hung up
 
