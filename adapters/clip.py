@@ -7,7 +7,9 @@ the last block, which is run only for the token that is read.
 
 import hashlib
 import json
+import logging
 import math
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -32,6 +34,8 @@ from adapters.pixels import PixelSpec
 # (block from 1, its input [B, T, d]) → what an adapter adds to its output, or None for nothing
 Delta = Callable[[int, Tensor], Tensor | None]
 Precision = Literal["fp32", "bf16"]
+
+_log = logging.getLogger(__name__)
 
 BUNDLED = "bundled"
 _KEPT_PROMPTS, _SHORT_PROMPT = 10_000, 200  # ids are kept of prompts of so many characters
@@ -240,11 +244,9 @@ def load_clip(
         model, spec = _load_bundled(_BUNDLED_FILES / "clip-bundled")
         tokenizer: Any = SimpleTokenizer(context_length=model.context_length)
         return FrozenCLIP(model, tokenizer, spec, name, device, precision)
-    tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
+    quick_gelu = bool(pretrained) and trained_with_quick_gelu(name, str(pretrained))
     try:
-        model = open_clip.create_model(
-            name, pretrained, force_quick_gelu=bool(tag.get("quick_gelu", False))
-        )
+        model = open_clip.create_model(name, pretrained, force_quick_gelu=quick_gelu)
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # open_clip raises RuntimeError, FileNotFoundError, HTTP errors, …
         raise UnsupportedModel(
@@ -269,6 +271,35 @@ def build_bundled(config: dict[str, Any]) -> open_clip.CLIP:
     stem, width = config["conv_stem"], config["model_cfg"]["vision_cfg"]["width"]
     model.visual.conv1 = ConvStem(stem["timm"], stem["channels"], width)
     return model
+
+
+def trained_with_quick_gelu(name: str, pretrained: str) -> bool:
+    """Whether weights want QuickGELU, which no tensor of them tells; open_clip's issue 771.
+
+    A tag says it, and so does the open_clip_config.json beside a file of a Hugging Face snapshot.
+    A TorchScript archive is OpenAI's. Of any other file it is unknown: then the name decides,
+    which may end in -quickgelu, and a warning says so.
+    """
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    file = Path(pretrained)
+    if tag or not file.is_file() or name.endswith("-quickgelu"):
+        return bool(tag.get("quick_gelu", False))
+    config = file.with_name("open_clip_config.json")
+    if config.is_file():
+        return bool(json.loads(config.read_text())["model_cfg"].get("quick_gelu", False))
+    if zipfile.is_zipfile(file) and _is_torchscript(file):
+        return True
+    _log.warning(
+        "%s runs with GELU; if it was trained with QuickGELU, name the model %s-quickgelu",
+        pretrained,
+        name,
+    )
+    return False
+
+
+def _is_torchscript(file: Path) -> bool:
+    with zipfile.ZipFile(file) as archive:
+        return any(part.split("/")[1:2] == ["code"] for part in archive.namelist())
 
 
 def _load_bundled(files: Path) -> tuple[open_clip.CLIP, PixelSpec]:

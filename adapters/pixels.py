@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pi_heif import register_heif_opener
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from adapters.cut_jpeg import ended, nearly_whole
 from adapters.errors import BadImage
 from adapters.srgb import orientation, to_srgb, upright
 
@@ -42,6 +43,9 @@ _OTHERS = {  # how formats begin that are not read: (offset, bytes) → name
     (0, b"PK\x03\x04"): "zip archive",
     (0, b"\x1f\x8b"): "gzip archive",
     (4, b"ftypcrx"): "camera raw (CR3)",
+    (4, b"ftyphei"): "HEIC, broken or cut short",
+    (4, b"ftypmif1"): "HEIC, broken or cut short",
+    (4, b"ftypavif"): "AVIF, broken or cut short",
     (4, b"ftyp"): "video",
     (0, b"\x1aE\xdf\xa3"): "video",
     (8, b"AVI "): "video",
@@ -63,8 +67,6 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that Pillow unpacks, and fails at large ones
 _MAX_TEXT, _MAX_TEXTS = 2**20, 2**24  # bytes of one such chunk once unpacked, and of all
 _WHOLE = 1 << 20  # pixels of a side: no picture is scaled to it
-_END_OF_IMAGE, _BLOCK = b"\xff\xd9", 16  # of a JPEG: its last marker; rows of a block at most
-_ENOUGH = 0.95  # of a cut JPEG's rows, and a block: less is refused
 
 # Pillow warns of odd metadata and large pictures; what matters here is refused below. Said once for
 # the process: `catch_warnings` in threads that overlap leaves every later warning silent.
@@ -163,11 +165,11 @@ def _open(
         try:
             file.load()
         except OSError:
-            if not _nearly_whole(file):
+            if not nearly_whole(file, data):
                 raise
-            file, draft = _begin(data + _END_OF_IMAGE, size, limits)
+            file, draft = _begin(ended(data), size, limits)
             file.load()
-            warn("the JPEG is cut short: its last rows may be missing")
+            warn("the JPEG is cut short: a little of it is missing")
         box = draft or (0, 0, *file.size)
         turn = orientation(file)  # after the load: it may stand last
         image = upright(file, turn)
@@ -196,20 +198,6 @@ def _begin(data: bytes, size: int, limits: ImageLimits) -> tuple[ImageFile.Image
     _check_shape(*file.size, limits)
     draft = file.draft(None, (_GAP * size, _GAP * size))
     return file, draft[1] if draft else None
-
-
-def _nearly_whole(file: ImageFile.ImageFile) -> bool:
-    """Whether a JPEG whose decoding failed lacks so little that viewers show it too.
-
-    A camera that stops early leaves out the last bytes. The decoder writes a row of blocks when it
-    has the next one, into a picture of zeros; a progressive JPEG is written at its end alone.
-    """
-    if file.format not in ("JPEG", "MPO"):
-        return False
-    file.tile = []  # what is there counts as loaded
-    brightest = np.asarray(file).reshape(file.height, -1).max(axis=1)
-    rows = int(np.flatnonzero(brightest).max(initial=-1)) + 1
-    return rows > 0 and rows + _BLOCK >= _ENOUGH * file.height
 
 
 def _without_large_texts(data: bytes) -> bytes:

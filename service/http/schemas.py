@@ -233,7 +233,7 @@ class UploadOut(BaseModel):
             ],
             "labels": {"rose": 16},
             "duplicates": ["rose/IMG_0002.jpg"],
-            "warnings": ["rose/IMG_0003.jpg: the JPEG is cut short: its last rows may be missing"],
+            "warnings": ["rose/IMG_0003.jpg: the JPEG is cut short: a little of it is missing"],
         }
     )
 

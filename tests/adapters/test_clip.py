@@ -1,15 +1,20 @@
 """The frozen CLIP in parts is open_clip's own CLIP."""
 
+import json
 import tomllib
+import zipfile
+from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 from packaging.requirements import Requirement
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from adapters.clip import FrozenCLIP, load_clip
+from adapters.clip import FrozenCLIP, load_clip, trained_with_quick_gelu
 from adapters.errors import BadClasses, UnsupportedModel
 from tests.support.paths import ROOT
 from tests.support.random_adapters import random_adapters
@@ -125,6 +130,44 @@ def test_openais_weights_get_the_activation_they_were_trained_with(
     with pytest.raises(UnsupportedModel):
         load_clip("ViT-B-16", "openai")
     assert asked["force_quick_gelu"] is True
+
+
+def a_config_that_says(folder: Path, quick_gelu: bool) -> None:
+    config = {"model_cfg": {"quick_gelu": quick_gelu}, "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+
+
+def as_torchscript(file: Path) -> None:
+    with zipfile.ZipFile(file, "w") as archive:  # as torch.jit.save names the parts
+        for part in ("data.pkl", "code/__torch__/multimodal/model/model.py", "constants.pkl"):
+            archive.writestr(f"{file.stem}/{part}", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "expected", "warns"),
+    [
+        ("ViT-B-16", lambda file: a_config_that_says(file.parent, True), True, False),
+        ("ViT-B-16", lambda file: a_config_that_says(file.parent, False), False, False),
+        ("ViT-B-16", as_torchscript, True, False),
+        ("ViT-B-16", lambda file: torch.save({}, file), False, True),
+        ("ViT-B-16", lambda file: save_file({}, file), False, True),
+        ("ViT-B-16-quickgelu", lambda file: torch.save({}, file), False, False),  # by its name
+    ],
+    ids=["config", "config without", "TorchScript", "PyTorch", "safetensors", "name"],
+)
+def test_a_files_activation_is_known_or_a_warning_says_that_it_is_not(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    make: Callable[[Path], None],
+    expected: bool,
+    warns: bool,
+) -> None:
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"weights")
+    make(file)
+    assert trained_with_quick_gelu(name, str(file)) is expected
+    assert ("name the model ViT-B-16-quickgelu" in caplog.text) is warns
 
 
 def test_open_clip_is_in_the_range_that_is_pinned() -> None:

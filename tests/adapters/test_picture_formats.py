@@ -7,6 +7,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +37,11 @@ def apart(one: bytes, other: bytes) -> float:
     """The mean difference of two pictures' pixels, of 255."""
     pixels = [decode_image(data, SPEC).astype(int) for data in (one, other)]
     return float(np.abs(pixels[0] - pixels[1]).mean())
+
+
+def heic(name: str) -> bytes:
+    """The photo as another program wrote it: pi-heif decodes alone. See the folder's README."""
+    return (Path(__file__).parents[1] / f"fixtures/heic/{name}.heic").read_bytes()
 
 
 def deep(mode: type[np.generic], scale: float) -> Image.Image:
@@ -199,6 +205,11 @@ SAME: dict[str, tuple[Callable[[], bytes], Image.Image]] = {
     ),
     "TIFF, alpha": (lambda: stored(drawn("RGBA"), "TIFF"), on_white(drawn("RGBA"))),
     "AVIF, alpha": (lambda: stored(drawn("RGBA"), "AVIF", quality=95), on_white(drawn("RGBA"))),
+    "HEIC": (lambda: heic("photo"), PHOTO),
+    "HEIC, grey": (lambda: heic("grey"), GREY),
+    "HEIC, turned": (lambda: heic("turned"), PHOTO),
+    "HEIC, 10 bits": (lambda: heic("ten_bits"), PHOTO),
+    "HEIC, alpha": (lambda: heic("alpha"), on_white(drawn("RGBA"))),
     "alpha that is 0 everywhere": (
         lambda: stored(with_alpha(0), "PNG"),
         PHOTO,
@@ -285,10 +296,32 @@ def test_a_jpeg_without_its_last_bytes_is_read_with_a_warning(left_out: int) -> 
     assert "cut short" in said[0]
 
 
-def test_half_a_jpeg_is_refused() -> None:
-    whole = stored(PHOTO, "JPEG", quality=95)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("part", [0.999, 0.95, 0.9])
+def test_a_progressive_jpeg_that_lacks_only_its_finest_scans_is_read_with_a_warning(
+    clip: FrozenCLIP, mode: str, part: float
+) -> None:
+    whole = stored(PHOTO.convert(mode), "JPEG", quality=95, progressive=True)
+    said: list[str] = []
+    pixels = [decode_image(whole, SPEC)]
+    pixels.append(decode_image(whole[: int(len(whole) * part)], SPEC, warn=said.append))
+    one, other = image_features(clip, None, torch.from_numpy(np.stack(pixels)))
+    assert float(one @ other) > 0.99
+    assert said == ["the JPEG is cut short: a little of it is missing"]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("part", [0.5, 0.3, 0.1])
+def test_half_a_jpeg_is_refused(progressive: bool, part: float) -> None:
+    whole = stored(PHOTO, "JPEG", quality=95, progressive=progressive)
     with pytest.raises(BadImage, match="broken or cut short"):
-        decode_image(whole[: len(whole) // 2], SPEC)
+        decode_image(whole[: int(len(whole) * part)], SPEC)
+
+
+@pytest.mark.parametrize("left_out", [2, 40, 5000])
+def test_a_heic_that_is_cut_short_is_refused(left_out: int) -> None:
+    with pytest.raises(BadImage, match="broken or cut short"):
+        decode_image(heic("photo")[:-left_out], SPEC)
 
 
 def test_a_whole_picture_has_no_warning() -> None:
@@ -315,6 +348,8 @@ def test_an_mpo_is_given_back_as_the_jpeg_that_it_is() -> None:
         (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "JPEG 2000"),
         (b"\x00\x00\x00\x20ftypcrx heix", "camera raw"),
         (b"\x00\x00\x00\x20ftypisom", "video"),
+        (b"\x00\x00\x00\x20ftypheic", "HEIC, broken"),
+        (b"\x00\x00\x00\x20ftypavif", "AVIF, broken"),
         (b"8BPS\0\1", "Photoshop"),
     ],
 )
