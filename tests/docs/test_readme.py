@@ -52,7 +52,7 @@ RUN_BY = {
     "rmadapter fit": "tests/service/embedded/test_up.py",
     "rmadapter classify": "tests/service/embedded/test_up.py",
     "rmadapter import": "tests/service/cli/test_command_line.py",
-    "rmadapter doctor": "tests/service/cli/test_command_line.py",
+    "rmadapter doctor": "tests/service/cli/test_doctor.py",
     "rmadapter serve": "tests/docker/test_compose_runs.py",
     "rmadapter backup": "tests/service/records/test_backup.py",
     "rmadapter restore": "tests/service/records/test_backup.py",

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import uvicorn
 
 from adapters.clip import FrozenCLIP
@@ -98,3 +100,15 @@ def run_job(client: Client, dataset: str, adapter: str, **options) -> dict:
     for event in client.job_events(job["job"]):
         job = event
     return job
+
+
+def problem(response: httpx.Response, status: int) -> dict[str, Any]:
+    """The problem+json of an answer with this status."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"].startswith("application/problem+json")
+    body: dict[str, Any] = response.json()
+    assert body["status"] == status
+    assert set(body) == {"type", "title", "status", "detail", "errors"}
+    assert "Traceback" not in response.text
+    assert ".py" not in response.text
+    return body

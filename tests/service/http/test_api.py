@@ -8,7 +8,6 @@ import io
 import json
 import socket
 import threading
-import time
 import zipfile
 
 import httpx
@@ -21,7 +20,7 @@ from adapters.clip import FrozenCLIP
 from service.client import Client, ClientError
 from service.http.server import listen
 from service.settings import Settings
-from tests.support.api import ADMIN_KEY, Api, run_job, upload
+from tests.support.api import Api, problem, run_job, upload
 from tests.support.waiting import wait_for
 from training.data import Sample, image_set
 from training.fit import class_features, image_features
@@ -58,55 +57,7 @@ def raw(client: Client, method: str, path: str, **options) -> httpx.Response:
     return client.http.request(method, path, **options)
 
 
-def problem(response: httpx.Response, status: int) -> dict:
-    """The problem+json of an answer with this status."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"].startswith("application/problem+json")
-    body = response.json()
-    assert body["status"] == status
-    assert set(body) == {"type", "title", "status", "detail", "errors"}
-    assert "Traceback" not in response.text and ".py" not in response.text
-    return body
-
-
-# --- tenants and keys ---
-
-
-@pytest.mark.parametrize(
-    "headers", [{}, {"Authorization": "Bearer no"}, {"Authorization": "Basic x"}]
-)
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/v1/datasets"),
-        ("POST", "/v1/jobs"),
-        ("GET", "/v1/adapters"),
-        ("POST", "/classify"),
-        ("POST", "/v1/embeddings"),
-        ("GET", "/v1/tenants"),
-    ],
-)
-def test_no_key_and_a_wrong_key_are_401(api: Api, method: str, path: str, headers: dict) -> None:
-    response = httpx.request(method, api.url + path, headers=headers)
-    problem(response, 401)
-    assert response.headers["www-authenticate"] == "Bearer"
-
-
-def test_a_tenants_key_makes_no_tenants_and_the_admins_reads_no_data(
-    api: Api, tenant: Client
-) -> None:
-    problem(raw(tenant, "POST", "/v1/tenants", json={"name": "x"}), 403)
-    with api.admin() as admin:
-        problem(raw(admin, "GET", "/v1/datasets"), 403)
-
-
-def test_a_rotated_key_ends_at_once(api: Api) -> None:
-    client = api.new_tenant()
-    with api.admin() as admin:
-        new = admin.call("POST", f"/v1/tenants/{client.tenant}/keys")["api_key"]
-    problem(raw(client, "GET", "/v1/datasets"), 401)
-    with Client(api.url, new) as again:
-        assert again.call("GET", "/v1/datasets")["items"] == []
+# --- tenants ---
 
 
 def test_an_erased_tenant_is_gone(api: Api, three: list[Sample]) -> None:
@@ -601,33 +552,6 @@ def test_inputs_that_are_none_are_422(tenant: Client, given: object) -> None:
     problem(raw(tenant, "POST", "/v1/embeddings", json={"input": given}), 422)
 
 
-def test_health_readiness_and_metrics(api: Api, tenant: Client) -> None:
-    tenant.classify([("a", _noise())], ["x", "y"])
-    assert httpx.get(f"{api.url}/healthz").json() == {"status": "alive"}
-    ready = httpx.get(f"{api.url}/readyz")
-    assert (ready.status_code, ready.json()["ready"]) == (200, True)
-    text = httpx.get(f"{api.url}/metrics").text
-    for name in ("requests_total", "request_seconds_bucket", "queued_rows", "batch_rows_bucket"):
-        assert f"rmadapter_{name}" in text
-    assert ADMIN_KEY not in text and tenant.tenant not in text
-
-
-def test_readiness_fails_when_the_device_is_stuck(api: Api) -> None:
-    """Promise 3: not only when the process is gone."""
-    release = threading.Event()
-    api.components.engine.call(lambda: release.wait(10))
-    try:
-        stuck = httpx.get(f"{api.url}/readyz", timeout=10)
-        assert stuck.status_code == 503
-        assert "no answer within 2 s" in stuck.json()["device"]
-        assert httpx.get(f"{api.url}/healthz").status_code == 200
-    finally:
-        release.set()
-    deadline = time.monotonic() + 10
-    while httpx.get(f"{api.url}/readyz", timeout=10).status_code != 200:
-        assert time.monotonic() < deadline
-
-
 def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(
     settings: Settings,
 ) -> None:
@@ -650,46 +574,9 @@ def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(
     assert nodelay == [1]
 
 
-def test_unknown_paths_and_methods_are_problems_too(tenant: Client) -> None:
-    problem(raw(tenant, "GET", "/v1/nothing"), 404)
-    problem(raw(tenant, "PATCH", "/v1/datasets"), 405)
-
-
 def test_cursors_and_limits_are_checked(tenant: Client) -> None:
     problem(raw(tenant, "GET", "/v1/datasets?limit=0"), 422)
     problem(raw(tenant, "GET", "/v1/datasets", params={"cursor": "x" * 300}), 422)
-
-
-def test_the_documentation_names_every_call_of_the_contract(api: Api) -> None:
-    assert httpx.get(f"{api.url}/docs").status_code == 200
-    paths = httpx.get(f"{api.url}/openapi.json").json()["paths"]
-    calls = {f"{method.upper()} {path}" for path, item in paths.items() for method in item}
-    assert {
-        "POST /v1/tenants",
-        "POST /v1/tenants/{tenant}/keys",
-        "DELETE /v1/tenants/{tenant}",
-        "POST /v1/datasets",
-        "POST /v1/datasets/{dataset}/images",
-        "GET /v1/datasets",
-        "GET /v1/datasets/{dataset}",
-        "DELETE /v1/datasets/{dataset}",
-        "POST /v1/jobs",
-        "GET /v1/jobs/{job}",
-        "GET /v1/jobs/{job}/events",
-        "DELETE /v1/jobs/{job}",
-        "GET /v1/adapters",
-        "GET /v1/adapters/{adapter}",
-        "PUT /v1/adapters/{adapter}/live",
-        "DELETE /v1/adapters/{adapter}",
-        "DELETE /v1/adapters/{adapter}/versions/{version}",
-        "GET /v1/adapters/{adapter}/versions/{version}/artifact",
-        "POST /classify",
-        "POST /v1/classify",
-        "POST /v1/embeddings",
-        "GET /healthz",
-        "GET /readyz",
-        "GET /metrics",
-    } <= calls
 
 
 def test_a_client_that_reaches_nothing_says_what_to_do() -> None:

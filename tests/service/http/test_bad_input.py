@@ -3,24 +3,18 @@
 import base64
 import io
 import json
-import socket
 import struct
 import tarfile
-import time
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from service.client import Client
-from tests.support.api import Api
-
-MIB = 2**20
+from tests.support.api import Api, problem
+from tests.support.bodies import MIB
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +44,6 @@ def png_that_claims(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0" * 90)), chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-def problem(response: httpx.Response, status: int) -> dict:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    body = response.json()
-    assert body["status"] == status
-    return body
 
 
 # --- not an image, cut short, zero bytes, a bomb, more pixels or bytes than the limit ---
@@ -178,126 +164,6 @@ def test_an_archive_that_breaks_off_leaves_nothing(tenant: Client) -> None:
     files = {"archive": ("a.tar", half)}
     problem(tenant.http.post(f"/v1/datasets/{dataset}/images", files=files), 422)
     assert tenant.call("GET", f"/v1/datasets/{dataset}")["images"] == 0
-
-
-# --- bodies: 413 before all is read, nothing read for a key that is not known ---
-
-BODIES = [
-    ("/classify", "application/json"),
-    ("/classify", "multipart/form-data; boundary=b"),
-    ("/v1/embeddings", "application/json"),
-    ("/v1/datasets", "application/json"),
-    ("/v1/datasets/{dataset}/images", "multipart/form-data; boundary=b"),
-    ("/v1/jobs", "application/json"),
-    ("/v1/keys", "application/json"),
-]
-
-
-def send(api: Api, path: str, kind: str, key: str, chunked: bool, mib: int) -> tuple[int, int]:
-    """The status that came while a body of so many MiB was sent, and how many were."""
-    host, port = api.url.removeprefix("http://").split(":")
-    length = "transfer-encoding: chunked" if chunked else f"content-length: {mib * MIB}"
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\n{length}\r\n"
-    head += f"authorization: Bearer {key}\r\n\r\n"
-    start = b'--b\r\ncontent-disposition: form-data; name="files"; filename="f"\r\n\r\n'
-    block = b" " * MIB
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
-        connection.sendall(head.encode())
-        sent, answer = 0, b""
-        try:
-            for number in range(mib):
-                data = start + block[len(start) :] if number == 0 else block
-                frame = b"%x\r\n%b\r\n" % (len(data), data) if chunked else data
-                connection.sendall(frame)
-                sent += 1
-                connection.settimeout(0.01)
-                try:
-                    answer = connection.recv(4096)
-                    break
-                except TimeoutError:
-                    connection.settimeout(30)
-        except OSError:  # it hung up while more was sent
-            pass
-        connection.settimeout(30)
-        try:
-            answer = answer or connection.recv(4096)
-        except OSError:
-            return 0, sent
-    return int(answer.split(b" ")[1]), sent
-
-
-@pytest.mark.parametrize(("path", "kind"), BODIES)
-def test_a_body_over_the_limit_is_413_before_it_is_all_read(
-    api: Api, tenant: Client, dataset: str, path: str, kind: str
-) -> None:
-    key = tenant.http.headers["authorization"].split()[1]
-    status, sent = send(api, path.format(dataset=dataset), kind, key, chunked=True, mib=120)
-    assert status in (413, 0)  # 0: it hung up before the answer was read
-    assert sent < 110
-
-
-@pytest.mark.parametrize(("path", "kind"), BODIES)
-def test_a_body_over_the_limit_by_its_own_word_is_413(
-    api: Api, tenant: Client, dataset: str, path: str, kind: str
-) -> None:
-    assert only_head(api, tenant, path.format(dataset=dataset), kind, 31) == 413
-
-
-@contextmanager
-def head_alone(api: Api, tenant: Client, path: str, kind: str, mib: int) -> Iterator[socket.socket]:
-    """A connection on which a request's head was sent, and none of its body."""
-    host, port = api.url.removeprefix("http://").split(":")
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\n"
-    head += f"content-length: {mib * MIB}\r\n"
-    head += f"authorization: {tenant.http.headers['authorization']}\r\n\r\n"
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
-        connection.sendall(head.encode())
-        yield connection
-
-
-def only_head(api: Api, tenant: Client, path: str, kind: str, mib: int) -> int:
-    with head_alone(api, tenant, path, kind, mib) as connection:
-        return int(connection.recv(4096).split(b" ")[1])
-
-
-@pytest.mark.parametrize(("path", "kind"), [*BODIES, ("/v1/tenants", "application/json")])
-def test_no_body_is_read_for_a_key_that_is_not_known(
-    api: Api, dataset: str, path: str, kind: str
-) -> None:
-    status, sent = send(api, path.format(dataset=dataset), kind, "rma_unknown", True, mib=25)
-    assert status in (401, 0)
-    assert sent < 20
-
-
-@pytest.mark.parametrize("path", ["/classify", "/v1/classify"])
-def test_nothing_is_read_or_looked_up_for_one_whose_pictures_would_wait_for_too_long(
-    api: Api, tenant: Client, path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def looked_up() -> int:
-        return int(api.components.records.store.info("commandstats")["cmdstat_get"]["calls"])
-
-    tenant.call("GET", "/v1/datasets")  # its key is known
-    engine = api.components.engine
-    monkeypatch.setattr(engine.gate, "picture_seconds", 1.0)
-    with engine.admitted(tenant.tenant) as admission:
-        admission.hold(1000)
-        before = looked_up()
-        assert only_head(api, tenant, path, "multipart/form-data; boundary=b", 1) == 429
-        assert looked_up() == before
-    assert not engine.gate.under_way
-
-
-def test_a_request_counts_as_under_way_while_its_body_is_still_coming(
-    api: Api, tenant: Client
-) -> None:
-    engine, deadline = api.components.engine, time.monotonic() + 10
-    with head_alone(api, tenant, "/classify", "multipart/form-data; boundary=b", 1):
-        while engine.gate.under_way != {tenant.tenant: 1} and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert engine.gate.under_way == {tenant.tenant: 1}
-    while engine.gate.under_way and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not engine.gate.under_way
 
 
 # --- classes ---
