@@ -96,6 +96,11 @@ class RecordedJobs:
             yield
 
     @_patiently
+    def choose(self, job: FitJob) -> FitJob:
+        """The job to do now: the one that was sent, or another tenant's that is due before it."""
+        return self._records.jobs.fairest(job)
+
+    @_patiently
     def claim(self, job: FitJob) -> bool:
         """Takes a job for this worker. False when there is nothing to do for it."""
         claimed = self._take(job)
@@ -118,7 +123,7 @@ class RecordedJobs:
             try:
                 return self._records.jobs.claim(job, self._worker)
             except Conflict:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or self._records.jobs.went_ahead(job):
                     return None
                 time.sleep(_AGAIN_SECONDS / 2)
 

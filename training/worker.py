@@ -67,6 +67,9 @@ class JobStore(Protocol):
     def at_work(self, job: FitJob) -> AbstractContextManager[None]:
         """Around all work on a job, so that what is logged within says whose it is."""
 
+    def choose(self, job: FitJob) -> FitJob:
+        """The job to do now: the one that was sent, or one that is due before it."""
+
     def claim(self, job: FitJob) -> bool:
         """Takes a job; False when there is nothing left to do."""
 
@@ -97,8 +100,9 @@ def run(broker: RedisBroker, clip: FrozenCLIP, job_store: JobStore, stop: thread
 
     @dramatiq.actor(broker=broker, queue_name=QUEUE, actor_name=ACTOR)
     def fit_actor(tenant: str, job: str) -> None:
-        with job_store.at_work(FitJob(tenant, job)):
-            work(clip, job_store, FitJob(tenant, job))
+        chosen = job_store.choose(FitJob(tenant, job))
+        with job_store.at_work(chosen):
+            work(clip, job_store, chosen)
 
     worker = dramatiq.Worker(broker, queues={QUEUE}, worker_threads=1)
     worker.queue_prefetch = 1  # what one worker holds, another cannot take

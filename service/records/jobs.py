@@ -1,7 +1,8 @@
 """Jobs: what was asked for, how it stands, and sending it to the workers.
 
 A tenant's first few open jobs are in the queue, the rest wait here, so that a flood from one tenant
-does not starve another. A job is marked as sent after it was: a crash between the two sends it
+does not starve another. Of the jobs in the queue, a worker takes one of the tenant whose fits took
+the least time lately. A job is marked as sent after it was: a crash between the two sends it
 twice, never not at all, and a lease lets one worker alone run it. Leases and waits run by Redis's
 clock alone: no host's own clock, however wrong, runs a job twice or never. Where Redis's is set
 back, what is left of a lease or a wait is cut to its full length.
@@ -36,6 +37,7 @@ _LOST_SECONDS = 15  # by then the queue itself has given a dead worker's job to 
 MAX_ATTEMPTS = 3  # a job that killed so many workers is at fault itself
 _ENDED = ("succeeded", "failed", "cancelled")
 _IDEMPOTENCY_SECONDS = 24 * 3600
+_HALF_LIFE_SECONDS = 600  # by then the time that a fit took counts half
 _QUEUE_RETRY = 10  # seconds; a small fit takes less
 # Each is one step for Redis: a cancel and a worker cannot both win, nor two requests take the last
 # place, and no crash leaves a half. Each may be repeated: the client does so when the connection
@@ -77,6 +79,18 @@ redis.call('zadd', open, 0, id)
 redis.call('sadd', tenants, tenant)
 return {'', id}
 """
+# The time that a fit took since it was last charged, onto what its tenant used.
+_CHARGE = """
+local function charge(job, use, longest, half_life)
+  local clock = tonumber(redis.call('time')[1])
+  local since = tonumber(redis.call('hget', job, 'charged_until') or clock)
+  local seconds, at = string.match(redis.call('get', use) or '0 0', '^(%S+) (%S+)$')
+  local left = seconds * 0.5 ^ (math.max(0, clock - at) / half_life)
+  local more = math.min(math.max(0, clock - since), longest)
+  redis.call('hset', job, 'charged_until', clock)
+  redis.call('set', use, (left + more) .. ' ' .. clock, 'EX', 10 * half_life)
+end
+"""
 _CLAIM = """
 local job, lease = unpack(KEYS)
 local worker, seconds, now = unpack(ARGV)
@@ -90,17 +104,19 @@ if redis.call('hexists', job, 'finished_at') == 1 then return 0 end
 if not holder then
     redis.call('hincrby', job, 'attempts', 1)
     redis.call('hset', job, 'state', 'running', 'started_at', now)
+    redis.call('hset', job, 'charged_until', redis.call('time')[1])
 end
 redis.call('set', lease, worker, 'EX', seconds)
 return 1
 """
-_RENEW = """
-local job, lease = unpack(KEYS)
-local worker, seconds = unpack(ARGV)
+_RENEW = f"""{_CHARGE}
+local job, lease, use = unpack(KEYS)
+local worker, seconds, half_life = unpack(ARGV)
 local holder = redis.call('get', lease)
 if holder and holder ~= worker then return 0 end
 if redis.call('hexists', job, 'finished_at') == 1 then return 0 end
 redis.call('set', lease, worker, 'EX', seconds)
+charge(job, use, tonumber(seconds), tonumber(half_life))
 return 1
 """
 # It also forgets jobs that ended long ago, and the oldest ones of too many, a few at a time.
@@ -326,6 +342,55 @@ class Jobs:
                 pipe.zcard(tenant_redis_key(tenant, "open-jobs"))
             return sum(pipe.execute())
 
+    def fairest(self, named: FitJob) -> FitJob:
+        """The job to do in place of one that is queued: of the tenant that used less lately.
+
+        The named one is sent again, and is next when its own tenant has used the least. The message
+        of the other one then finds it done, or at work.
+        """
+        state = self._store.hget(_name(named.tenant, named.job), "state")
+        used = self._used({named.tenant, *self._store.smembers(_BUSY_TENANTS)})
+        if state != "queued":
+            return named
+        for tenant in sorted(used, key=used.__getitem__):
+            if used[tenant] >= used[named.tenant]:
+                return named
+            if (job := self._first_queued(tenant)) is not None:
+                try:
+                    self._set(tenant, job, "hset", "ahead", "1")
+                except NotFound:  # the tenant was erased
+                    continue
+                self.broker.enqueue(named.to_message())
+                return FitJob(tenant, job)
+        return named
+
+    def went_ahead(self, job: FitJob) -> bool:
+        """Whether it was begun before its message came: if its worker dies, it is sent again."""
+        return bool(self._store.hexists(_name(job.tenant, job.job), "ahead"))
+
+    def _used(self, tenants: set[str]) -> dict[str, float]:
+        """Seconds that each one's fits took, which count half after each half-life."""
+        order, clock = sorted(tenants), int(self._store.time()[0])
+        with self._store.pipeline(transaction=False) as pipe:
+            for tenant in order:
+                pipe.get(tenant_redis_key(tenant, "use"))
+            found = dict(zip(order, pipe.execute(), strict=True))
+
+        def left(record: str | None) -> float:
+            seconds, at = map(float, (record or "0 0").split())
+            return float(seconds * 0.5 ** (max(0.0, clock - at) / _HALF_LIFE_SECONDS))
+
+        return {tenant: left(record) for tenant, record in found.items()}
+
+    def _first_queued(self, tenant: str) -> str | None:
+        """Of the tenant's jobs that were sent, the first that no worker has."""
+        name = tenant_redis_key(tenant, "open-jobs")
+        for job_id in self._store.zrange(name, 0, self.bounds.parallel - 1):
+            states = self._store.hmget(_name(tenant, job_id), ["state", "sent", "cancel_requested"])
+            if states == ["queued", "1", None]:
+                return str(job_id)
+        return None
+
     def claim(self, job: FitJob, worker: str) -> Job | None:
         """Takes a job for one worker; None when there is nothing to do: ended or gone.
 
@@ -345,7 +410,10 @@ class Jobs:
     def renew(self, job: FitJob, worker: str) -> bool:
         """Keeps the lease; False when another worker has it, or has ended the job."""
         try:
-            step = self._store.tenant_step(job.tenant, _RENEW, _leased(job), worker, LEASE_SECONDS)
+            names = (*_leased(job), tenant_redis_key(job.tenant, "use"))
+            step = self._store.tenant_step(
+                job.tenant, _RENEW, names, worker, LEASE_SECONDS, _HALF_LIFE_SECONDS
+            )
         except NotFound:  # the tenant was erased
             return False
         return bool(step)

@@ -29,7 +29,7 @@ from service.records.adapters import Version, version_of
 from tests.support.random_adapters import manifest_of, random_adapters
 from training.data import ImageSet
 from training.evaluation import head_of
-from training.fit import class_features, default_settings, image_features, prepare
+from training.fit import class_features, default_settings, features, image_features, prepare
 
 FITTED = ("crab", "cup", "dolphin", "ewer", "lotus", "starfish", "umbrella", "wild_cat")
 LISTS = {
@@ -51,7 +51,9 @@ def artifact(clip: FrozenCLIP, images: ImageSet, adapters: CLIPAdapters) -> Arti
     """Six photos of each of the bundled classes behind the head."""
     rows = torch.cat([(images.labels == c).nonzero().squeeze(1)[:6] for c in range(8)])
     prepared = prepare(clip, images.take(rows), default_settings(clip))
-    head = replace(head_of(clip, prepared, adapters, torch.arange(len(rows))), scale=9.0)
+    everything = torch.arange(len(rows))
+    seen = features(clip, prepared, adapters, everything)
+    head = replace(head_of(clip, prepared, seen, everything), scale=9.0)
     return Artifact(manifest_of(clip, classes=FITTED), export(adapters), head)
 
 

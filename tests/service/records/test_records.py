@@ -9,7 +9,7 @@ from adapters.clip import FrozenCLIP
 from service.errors import Conflict, NotFound, OverQuota, Unauthorized
 from service.http.schemas import ProgressOut
 from service.records import Records, open_records
-from service.records.jobs import JobSpec
+from service.records.jobs import LEASE_SECONDS, JobSpec
 from service.records.restore import restore
 from service.records.tenants import Grant
 from service.settings import Settings
@@ -122,6 +122,103 @@ def test_a_tenants_flood_waits_while_another_tenants_job_is_in_the_queue(
     assert sent(records) == [flood[0], flood[1], one]
     records.jobs.end(tenant, flood[0], "succeeded")
     assert sent(records)[-1] == flood[2]
+
+
+def used(records: Records, tenant: str, seconds: float, ago: int = 0) -> None:
+    clock = records.store.time()[0] - ago
+    records.store.set(f"rmadapter:tenant:{tenant}:use", f"{seconds} {clock}")
+
+
+@pytest.fixture
+def two(records: Records, tenant: str) -> tuple[FitJob, FitJob]:
+    """A job of each of two tenants, queued in this order, and nobody else's."""
+    records.store.delete("rmadapter:tenants-with-jobs")
+    other = records.tenants.create("other")[0].id
+    plant_dataset(records, other)
+    first, second = (FitJob(t, records.jobs.create(t, SPEC).id) for t in (tenant, other))
+    return first, second
+
+
+@pytest.mark.parametrize(
+    ("use", "other", "expected"),
+    [
+        ((0, 0), (0, 0), 0),  # in the order of the queue
+        ((60, 0), (0, 0), 1),
+        ((60, 0), (20, 0), 1),
+        ((20, 0), (60, 0), 0),
+        ((60, 1800), (20, 0), 0),  # three half-lives ago
+    ],
+)
+def test_the_next_job_is_of_the_tenant_that_used_the_least_lately(
+    records: Records, two: tuple[FitJob, FitJob], use: tuple, other: tuple, expected: int
+) -> None:
+    for job, (seconds, ago) in zip(two, (use, other), strict=True):
+        used(records, job.tenant, seconds, ago)
+    assert records.jobs.fairest(two[0]) == two[expected]
+    again = [two[0].job] if expected else []
+    assert sent(records) == [two[0].job, two[1].job, *again]  # put off, not lost
+
+
+@pytest.mark.parametrize("taken", ["running", "ended", "cancelled"])
+def test_a_job_that_another_has_or_that_ended_is_not_put_first(
+    records: Records, two: tuple[FitJob, FitJob], taken: str
+) -> None:
+    used(records, two[0].tenant, 60)
+    if taken == "running":
+        records.jobs.claim(two[1], "one")
+    elif taken == "ended":
+        records.jobs.end(two[1].tenant, two[1].job, "failed")
+    else:
+        records.jobs.cancel(two[1].tenant, two[1].job)
+    assert records.jobs.fairest(two[0]) == two[0]
+
+
+def test_a_message_of_a_job_that_is_at_work_puts_no_other_off(
+    records: Records, two: tuple[FitJob, FitJob]
+) -> None:
+    """A dead worker's message came back: its job is taken up again, not traded for another."""
+    used(records, two[0].tenant, 60)
+    records.jobs.claim(two[0], "one")
+    assert records.jobs.fairest(two[0]) == two[0]
+
+
+def test_a_job_that_went_ahead_is_known_when_its_message_comes(
+    records: Records, two: tuple[FitJob, FitJob]
+) -> None:
+    used(records, two[0].tenant, 60)
+    assert not records.jobs.went_ahead(two[1])
+    assert records.jobs.fairest(two[0]) == two[1]
+    assert records.jobs.went_ahead(two[1])
+
+
+def test_a_job_that_went_ahead_and_lost_its_worker_is_sent_again(
+    records: Records, two: tuple[FitJob, FitJob]
+) -> None:
+    used(records, two[0].tenant, 60)
+    chosen = records.jobs.fairest(two[0])
+    records.jobs.claim(chosen, "one")
+    records.jobs.broker.flush(QUEUE)  # its own message came and found it at work
+    records.store.delete(f"rmadapter:tenant:{chosen.tenant}:job:{chosen.job}:just-sent")
+    records.jobs.release(chosen, "one")  # as its lease's end does
+    records.jobs.dispatch_all()
+    assert sent(records) == [chosen.job]
+
+
+def test_the_time_that_a_fit_takes_is_what_its_tenant_used(
+    records: Records, two: tuple[FitJob, FitJob]
+) -> None:
+    """Charged while it runs, at each renewal of the lease; lost time is no use."""
+    job, name = two[0], f"rmadapter:tenant:{two[0].tenant}:job:{two[0].job}"
+    records.jobs.claim(job, "one")
+    records.store.hincrby(name, "charged_until", -5)
+    assert records.jobs.renew(job, "one")
+    seconds = float(records.store.get(f"rmadapter:tenant:{job.tenant}:use").split()[0])
+    assert 5 <= seconds < 7
+    records.store.hincrby(name, "charged_until", -1000)  # a clock that jumped
+    assert records.jobs.renew(job, "one")
+    seconds = float(records.store.get(f"rmadapter:tenant:{job.tenant}:use").split()[0])
+    assert seconds < 7 + LEASE_SECONDS + 1
+    assert 0 < records.store.ttl(f"rmadapter:tenant:{job.tenant}:use") <= 6000
 
 
 def test_too_many_open_jobs_are_refused(records: Records, tenant: str) -> None:

@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 
 from service.client import Client
 from tests.support.console import CHROMIUM, Look, photos, sign_in
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
@@ -102,8 +103,8 @@ def test_a_photo_is_enlarged_and_its_neighbours_by_the_arrow_keys(shore: Page, l
     of(shore, "crab").get_by_role("button", name=re.compile("Enlarge")).first.click()
     large = shore.get_by_role("dialog", name="Photo")
     expect(large).to_contain_text("crab · 1 of 7")
-    expect(large.locator("img")).to_have_js_property("complete", True)
-    assert large.locator("img").evaluate("(img) => img.naturalWidth") > 128
+    width = "(img) => img.naturalWidth"  # 0 until it is there
+    wait_for(lambda: large.locator("img").evaluate(width) > 128, 20)
     look(shore, "enlarged")
     shore.keyboard.press("ArrowRight")
     expect(large).to_contain_text("crab · 2 of 7")
