@@ -162,7 +162,7 @@ def mounted(*arguments: str) -> Iterator[None]:
 
 
 def serve(stage: Stage, folder: Path, stack: ExitStack) -> None:
-    """The image's command as Compose runs it: read-only, its user, /tmp, /data and /graphs to write to."""
+    """The image's command as Compose runs it: read-only, as its user; its volumes are writable."""
     redis = RedisServer(folder / "redis")
     redis.start()
     stack.callback(redis.kill)
