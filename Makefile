@@ -66,9 +66,12 @@ audit: setup
 		echo "pip-audit: NOT AUDITED (exit $$code): the advisory database was not reached"; \
 	fi
 
-LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --generate-hashes --no-emit-index-url \
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url \
 	--no-annotate --python-version 3.12 --python-platform x86_64-manylinux_2_28 \
 	--custom-compile-command "make lock"
+LOCK := $(COMPILE) pyproject.toml
+BACKEND := import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 CUDA_BUILD := torch torchvision triton cuda-bindings cuda-pathfinder cuda-toolkit \
 	$$(grep -o '^nvidia-[a-z0-9-]*' docker/requirements.gpu.lock)
 
@@ -78,3 +81,4 @@ lock: setup  ## the images' packages: exact versions and hashes
 	$(LOCK) --extra cpu --extra otel --constraint docker/requirements.gpu.lock \
 		$$(for name in $(CUDA_BUILD); do echo --no-emit-package $$name; done) \
 		--output-file docker/requirements.cpu.lock
+	$(BIN)/python -c '$(BACKEND)' | $(COMPILE) - --output-file docker/requirements.build.lock

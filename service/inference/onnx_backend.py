@@ -4,7 +4,8 @@ The bank's tensors are inputs of the graphs, bound where they lie. So a swap is 
 and never a new session.
 
 The graphs are float32 and made from the torch model at the first use, then kept in a folder named
-by the weights' fingerprint.
+by the weights' fingerprint. A list of their SHA-256 lies beside them: what does not agree with it
+is made anew, and never loaded.
 """
 
 import copy
@@ -12,6 +13,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,14 @@ from torch import Tensor, nn
 from adapters.bank import Bank, TowerBank, gathered
 from adapters.clip import FrozenCLIP
 from adapters.pixels import Pixels
+from service.inference.hashes import hold, write_hashes
 from service.inference.protocol import Features
 from service.inference.torch_backend import TorchBackend, as_array
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1  # counted up when the graphs change, so that older files are not taken for them
+_FORMAT = 2  # counted up when the graphs change, so that older files are not taken for them
+_HASHES = "sha256.json"
 _BANK = ("down", "down_bias", "up", "up_bias")
 _BATCH, _SLOTS, _LENGTH = (torch.export.Dim(n, min=2, max=2**16) for n in ("B", "S", "L"))
 
@@ -124,38 +128,55 @@ def exported(clip: FrozenCLIP, bank: Bank, cache_dir: Path) -> Path:
     """The folder of a model's two graphs, made now if no earlier start has made it."""
     place = f"{clip.fingerprint[:16]}-{bank.image.first}-{bank.text.first}"
     folder = cache_dir / "onnx" / f"{place}-v{_FORMAT}-torch{torch.__version__}"
-    if folder.is_dir():
+    if hold(folder / _HASHES):
         return folder
-    log.warning("exporting %s to ONNX, once, to %s", clip.name, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        log.error("the graphs in %s are not as they were exported: they are made anew", folder)
+        _put_away(folder)
+    log.warning("exporting %s to ONNX, once, to %s", clip.name, folder)
     with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
         whole = Path(unfinished) / "whole"
         whole.mkdir()
         _export_images(clip, bank.image, whole / "image.onnx")
         _export_texts(clip, bank.text, whole / "text.onnx")
+        write_hashes(whole / _HASHES, sorted(whole.iterdir()))
         try:
             whole.rename(folder)
         except OSError:  # another process was faster
-            if not folder.is_dir():
+            if not hold(folder / _HASHES):
                 raise
     return folder
+
+
+def _put_away(folder: Path) -> None:
+    """Deletes the folder, which is gone from its place at once."""
+    aside = tempfile.TemporaryDirectory(dir=folder.parent)
+    with aside, suppress(FileNotFoundError):  # another process was faster
+        folder.rename(Path(aside.name) / folder.name)
 
 
 def in_int8(graph: Path) -> Path:
     """The graph with its matrix products in eight bits, made beside it now if no start has."""
     quantised = graph.with_name(f"{graph.stem}-int8.onnx")
-    if not quantised.exists():
-        from onnxruntime.quantization import quantize_dynamic  # what int8 alone needs
+    hashes = quantised.with_suffix(f".{_HASHES}")
+    if hold(hashes):
+        return quantised
+    if hashes.exists():
+        log.error("%s is not as it was made: it is made anew", quantised)
+    from onnxruntime.quantization import quantize_dynamic  # what int8 alone needs
 
-        log.warning("putting %s into eight bits, once", graph)
-        logging.disable(logging.WARNING)  # the quantiser's notes, a line a tensor
-        try:
-            with tempfile.TemporaryDirectory(dir=graph.parent) as unfinished:
-                made = Path(unfinished) / quantised.name
-                quantize_dynamic(graph, made, ["MatMul", "Gemm"], per_channel=True)
-                made.rename(quantised)
-        finally:
-            logging.disable(logging.NOTSET)
+    log.warning("putting %s into eight bits, once", graph)
+    logging.disable(logging.WARNING)  # the quantiser's notes, a line a tensor
+    try:
+        with tempfile.TemporaryDirectory(dir=graph.parent) as unfinished:
+            made = Path(unfinished) / quantised.name
+            quantize_dynamic(graph, made, ["MatMul", "Gemm"], per_channel=True)
+            write_hashes(made.with_name(hashes.name), [made])
+            made.rename(quantised)
+            made.with_name(hashes.name).rename(hashes)
+    finally:
+        logging.disable(logging.NOTSET)
     return quantised
 
 

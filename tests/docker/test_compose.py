@@ -166,6 +166,18 @@ def test_the_lock_has_every_dependency_in_its_range_with_hashes(extra: str) -> N
     assert not own_index & set(locked)
 
 
+def test_the_build_backend_is_locked_with_hashes_and_nothing_else_builds() -> None:
+    backend = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    locked = locked_versions("build")
+    for wanted in map(Requirement, backend):
+        assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)])
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
+    assert "--require-hashes -r /src/requirements.build.lock" in dockerfile
+    assert re.findall(r"pip \w+ [^&]*/src(?=\s)[^&]*", dockerfile) == [
+        "pip wheel --no-deps --no-build-isolation --wheel-dir /dist /src \\\n "
+    ]
+
+
 def test_the_locks_agree_and_name_no_index() -> None:
     gpu, cpu = locked_versions("gpu"), locked_versions("cpu")
     assert all(gpu[name] == cpu[name] for name in gpu.keys() & cpu.keys())

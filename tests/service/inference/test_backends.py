@@ -1,6 +1,7 @@
 """Both backends give the same features, for any batch, any slots, and after a swap."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,40 @@ def test_the_export_is_made_once_for_a_models_weights(
     monkeypatch.setattr(torch.onnx, "export", None)  # would fail if called
     OnnxBackend(clip, bank, cache)
     assert [clip.fingerprint[:16] in folder.name for folder in (cache / "onnx").iterdir()] == [True]
+
+
+@pytest.mark.parametrize("changed", ["image.onnx", "text.onnx.data", "sha256.json"])
+def test_a_graph_that_is_not_as_it_was_exported_is_made_anew_and_never_loaded(
+    clip: FrozenCLIP,
+    bank: Bank,
+    cache: Path,
+    onnx: Backend,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    changed: str,
+) -> None:
+    shutil.copytree(cache, tmp_path, dirs_exist_ok=True)
+    (folder,) = (tmp_path / "onnx").iterdir()
+    file = folder / changed
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+    OnnxBackend(clip, bank, tmp_path)
+    assert "not as they were exported" in caplog.text
+    assert file.read_bytes() != damaged
+    assert list((tmp_path / "onnx").iterdir()) == [folder]
+
+
+def test_a_graph_in_int8_that_is_not_as_it_was_made_is_made_anew(
+    clip: FrozenCLIP, bank: Bank, cache: Path, onnx: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    OnnxBackend(clip, bank, cache, int8=True)
+    (file,) = cache.glob("onnx/*/image-int8.onnx")
+    made = file.read_bytes()
+    file.write_bytes(made[: len(made) // 2])
+    OnnxBackend(clip, bank, cache, int8=True)
+    assert "not as it was made" in caplog.text
+    assert len(file.read_bytes()) == len(made)
 
 
 def settings_for(backend: str, cache: Path, **more: str) -> Settings:
