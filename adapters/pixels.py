@@ -43,6 +43,8 @@ _OTHERS = {  # how formats begin that are not read: (offset, bytes) → name
     (0, b"PK\x03\x04"): "zip archive",
     (0, b"\x1f\x8b"): "gzip archive",
     (4, b"ftypcrx"): "camera raw (CR3)",
+    (0, b"II*\0"): "TIFF, in a form that is not read, such as floating-point RGB",
+    (0, b"MM\0*"): "TIFF, in a form that is not read, such as floating-point RGB",
     (4, b"ftyphei"): "HEIC, broken or cut short",
     (4, b"ftypmif1"): "HEIC, broken or cut short",
     (4, b"ftypavif"): "AVIF, broken or cut short",

@@ -356,3 +356,12 @@ def test_an_mpo_is_given_back_as_the_jpeg_that_it_is() -> None:
 def test_what_cannot_be_read_is_named_with_what_to_do(data: bytes, name: str) -> None:
     with pytest.raises(BadImage, match=f"format {name}.*export it as JPEG or PNG"):
         decode_image(data, SPEC)
+
+
+def test_a_tiff_of_a_form_that_is_not_read_is_called_that() -> None:
+    """Pillow has no mode for three channels of 32 bits."""
+    wide = stored(PHOTO, "TIFF").replace(struct.pack("<3H", 8, 8, 8), struct.pack("<3H", *[32] * 3))
+    with pytest.raises(
+        BadImage, match="TIFF, in a form that is not read.*export it as JPEG or PNG"
+    ):
+        decode_image(wide, SPEC)
