@@ -362,6 +362,6 @@ def test_a_tiff_of_a_form_that_is_not_read_is_called_that() -> None:
     """Pillow has no mode for three channels of 32 bits."""
     wide = stored(PHOTO, "TIFF").replace(struct.pack("<3H", 8, 8, 8), struct.pack("<3H", *[32] * 3))
     with pytest.raises(
-        BadImage, match="TIFF, in a form that is not read.*export it as JPEG or PNG"
+        BadImage, match=r"TIFF, in a form that is not read.*export it as JPEG or PNG"
     ):
         decode_image(wide, SPEC)
