@@ -1,13 +1,12 @@
-"""An adapter as one safetensors file: the adaptation branch, and a header that says all about it.
+"""An adapter as one safetensors file: the adaptation branch, and a header that describes it.
 
 The header's metadata has one entry, `rmadapter`, so that the same adapter gives the same bytes:
 JSON with `format_version`, `manifest` (JSON text) and `checksum`, the SHA-256 of manifest and
-tensors. Never pickle. Nothing in a file is trusted before its checksum, its CLIP and its
-shapes are.
+tensors. Pickle is never used. A file is not used before its checksum, its CLIP and its shapes
+are verified.
 
-Format 1 holds an adapter alone; format 2 a head beside it (`adapters.evidence`), whose numbers
-stand in the manifest's `head`. A file without a head is written as format 1, which every release
-reads.
+Format 1 holds only an adapter. Format 2 also holds a head (`adapters.evidence`), whose scalars are
+in the manifest's `head`. A file without a head is written as format 1, which every release reads.
 """
 
 import hashlib
@@ -33,22 +32,22 @@ _TOWERS = ("image", "text")
 _NAMES = {f"{tower}.{name}" for tower in _TOWERS for name in _TENSORS}
 _HEAD_TENSORS = ("photos", "coefficients", "text")
 _HEAD_NUMBERS = ("text_scale", "gamma", "offset", "scale")
-_MOST = 1e6  # of a head's numbers; false of NaN too
+_MOST = 1e6  # the largest value in a head; a comparison with it also rejects NaN
 _HEAD_NAMES = {f"head.{name}" for name in _HEAD_TENSORS}
-_DTYPES = {  # of a head's coefficients float16 may change an answer
+_DTYPES = {  # float32 where float16 coefficients would change an answer
     f"head.{name}": {torch.float16, torch.float32} for name in _HEAD_TENSORS
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a file says of itself.
+    """The description in a file's header.
 
-    `info` holds what no code here reads: job, data digest, settings, metrics.
+    `info` holds what this module does not read: job, data digest, settings, metrics.
     """
 
     clip: str  # the CLIP's name, for people
-    fingerprint: str  # and its weights, for machines
+    fingerprint: str  # SHA-256 of the CLIP's weights, for machines
     tenant: str
     adapter: str
     version: int
@@ -59,12 +58,12 @@ class Manifest:
     text_first: int
     created_at: str  # ISO 8601, UTC
     info: dict[str, Any] = field(default_factory=dict)
-    head: dict[str, Any] | None = None  # its numbers, how many photos and how long a feature is
+    head: dict[str, Any] | None = None  # its scalars, the number of photos, the feature width
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A manifest and its weights, α folded in, no reconstruction branch; and the head, if any."""
+    """A manifest, the adaptation branch with α folded in, and the head, if there is one."""
 
     manifest: Manifest
     weights: AdapterWeights
@@ -97,7 +96,7 @@ def decode_artifact(data: bytes) -> Artifact:
     """Reads and verifies a file.
 
     Raises:
-        BadArtifact: cut short, changed, or of an unknown format; says which.
+        BadArtifact: the file is cut short, changed, or of an unknown format.
     """
     header = _header(data)
     version = header.get("format_version")
@@ -138,7 +137,7 @@ def check_clip(manifest: Manifest, clip: FrozenCLIP) -> None:
 
 
 def sha256(data: bytes) -> str:
-    """The whole file's digest, 64 hex digits: how an answer names the weights behind it."""
+    """The whole file's digest, 64 hex digits. An answer names its weights by this digest."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -156,10 +155,10 @@ def _header(data: bytes) -> dict[str, Any]:
 
 
 def header_length(head: bytes) -> int:
-    """How many bytes of a file its header takes, from the file's first 8 bytes.
+    """The length of a file's header in bytes, read from the file's first 8 bytes.
 
     Raises:
-        BadArtifact: it is not such a file, or its header is longer than any is.
+        BadArtifact: the file is not safetensors, or its header is longer than allowed.
     """
     length = int.from_bytes(head[:8], "little")
     if len(head) < 8 or length > _MAX_HEADER:
@@ -202,7 +201,7 @@ def _artifact(manifest_json: str, tensors: dict[str, Tensor]) -> Artifact:
 
 
 def _head(manifest: Manifest, tensors: dict[str, Tensor]) -> Evidence | None:
-    """The head, checked against the manifest: numbers, sizes, and that every number is finite."""
+    """The head, after its scalars, its sizes and the finiteness of its values are checked."""
     numbers, parts = manifest.head, {name: tensors.get(f"head.{name}") for name in _HEAD_TENSORS}
     if numbers is None and parts["photos"] is None:
         return None
@@ -231,7 +230,7 @@ def _head(manifest: Manifest, tensors: dict[str, Tensor]) -> Evidence | None:
 
 
 def _typed(manifest: Manifest) -> bool:
-    """What code relies on; JSON could hold anything."""
+    """Whether the manifest's fields have the types that the code expects."""
     texts = ("clip", "fingerprint", "tenant", "adapter", "template", "created_at")
     numbers = (manifest.version, manifest.image_first, manifest.text_first)
     return (
@@ -246,7 +245,7 @@ def _typed(manifest: Manifest) -> bool:
 
 
 def _typed_head(head: Any) -> bool:
-    """Sizes that are whole and positive, scales that are finite and not negative."""
+    """Whether sizes are positive integers and scales are finite and not negative."""
     if not isinstance(head, dict) or set(head) != {*_HEAD_NUMBERS, "photos", "width"}:
         return False
     if not all(type(head[name]) is int and head[name] > 0 for name in ("photos", "width")):

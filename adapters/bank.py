@@ -1,7 +1,8 @@
-"""Many adapters on one CLIP: stacked tensors, one slot an adapter, any slot for any row of a batch.
+"""Many adapters on one CLIP: stacked tensors, one slot per adapter, any slot for any batch row.
 
-Slot 0 is zero, which is exactly the frozen CLIP. Adapters of a smaller rank or a later first block
-are padded with zeros, which is exact, since GELU(0) = 0. α is folded into the up-projection.
+Slot 0 is zero, so it gives exactly the frozen CLIP. Adapters of a smaller rank or a later first
+block are padded with zeros. The padding is exact, since GELU(0) = 0. α is folded into the
+up-projection.
 """
 
 from collections.abc import Sequence
@@ -37,14 +38,14 @@ class TowerWeights:
 
 @dataclass(frozen=True, slots=True)
 class AdapterWeights:
-    """What serving needs of one adapter: equations (14) and (15), nothing more."""
+    """The part of an adapter that serving needs: the terms of equations (14) and (15)."""
 
     image: TowerWeights
     text: TowerWeights
 
 
 def export(adapters: CLIPAdapters) -> AdapterWeights:
-    """Drops the reconstruction branch and folds α: what is left gives the same features."""
+    """Drops the reconstruction branch and folds α in; the features stay the same."""
     return AdapterWeights(_export_tower(adapters.image), _export_tower(adapters.text))
 
 
@@ -86,10 +87,10 @@ class TowerBank:
             raise DoesNotFit(f"its {tower} rank {rank} is above the bank's {self.rank}")
 
     def write(self, slot: int, weights: TowerWeights) -> None:
-        """Writes an adapter into a slot, and zeros into what of the slot it does not fill.
+        """Writes an adapter into a slot and fills the rest of the slot with zeros.
 
         Args:
-            slot: which one.
+            slot: the slot's number.
             weights: an adapter that `check` has found to fit.
         """
         skip, rank = weights.first - self.first, weights.rank
@@ -100,7 +101,7 @@ class TowerBank:
         self.up_bias[slot, skip:] = weights.up_bias.to(self.down.device)
 
     def clear(self, slot: int) -> None:
-        """Makes a slot an adapter that adds nothing."""
+        """Fills a slot with zeros, so that it adds nothing."""
         for tensor in self.tensors():
             tensor[slot].zero_()
 
@@ -150,7 +151,7 @@ def gathered(slots: Tensor, first: int, bank: tuple[Tensor, Tensor, Tensor, Tens
 
 
 class Bank:
-    """The adapters that are loaded, both towers. Written by the thread that owns the device."""
+    """The loaded adapters of both towers. Only the thread that owns the device writes it."""
 
     def __init__(
         self,
@@ -173,7 +174,7 @@ class Bank:
         self.text.check(weights.text, "text")
 
     def write(self, slot: int, weights: AdapterWeights) -> None:
-        """Puts an adapter into a slot. Checked whole before the first tensor changes."""
+        """Puts an adapter into a slot. The whole adapter is checked before any tensor changes."""
         if not 0 < slot < self.slots:
             raise DoesNotFit(f"slot {slot} is not one of 1…{self.slots - 1}")
         self.check(weights)

@@ -13,10 +13,10 @@ TEMPLATE = "a photo of a {}."
 
 
 def check_classes(classes: Sequence[str], max_classes: int) -> None:
-    """Refuses a list of names by its length, its empty and its repeated names.
+    """Refuses a list without names, with too many, with empty or with repeated names.
 
     Raises:
-        BadClasses: names what is wrong.
+        BadClasses: the list is refused; the message says why.
     """
     if not classes:
         raise BadClasses("no class names were given")
@@ -37,20 +37,20 @@ def check_template(template: str) -> None:
 
 
 def mean_features(features: Tensor) -> Tensor:
-    """The features of a class's prompts to its own: unit [..., P, e] → unit [..., e].
+    """One feature per class from its prompts' features: unit [..., P, e] → unit [..., e].
 
-    The mean over templates in feature space, as CLIP's own ImageNet ensemble takes it.
+    It is the mean over templates in feature space, as in CLIP's own ImageNet ensemble.
     """
     return F.normalize(features.mean(-2), dim=-1)
 
 
 def prompts(classes: Sequence[str], template: str = TEMPLATE) -> list[str]:
-    """One prompt a class; underscores in a name, as folders have them, are read as spaces."""
+    """One prompt per class; underscores in a name, as in folder names, become spaces."""
     return [template.replace("{}", prompt_name(name)) for name in classes]
 
 
 def prompt_name(name: str) -> str:
-    """A class's name as its prompt has it."""
+    """A class's name as it appears in its prompt."""
     return normal_name(name.replace("_", " "))
 
 

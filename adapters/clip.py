@@ -1,8 +1,8 @@
 """The frozen CLIP, cut into lower and upper blocks. The one file that imports open_clip.
 
-Both towers are open_clip's own modules, called block by block; an adapter adds a `Delta` to the
-output of a block. With no adapter the result is open_clip's own, but for the order of additions in
-the last block, which is run only for the token that is read.
+Both towers are open_clip's own modules, called block by block. An adapter adds a `Delta` to the
+output of a block. Without an adapter the result equals open_clip's, except for rounding in the
+last block: it runs only for the token that is read, so its additions have another order.
 """
 
 import hashlib
@@ -38,8 +38,8 @@ Precision = Literal["fp32", "bf16"]
 _log = logging.getLogger(__name__)
 
 BUNDLED = "bundled"
-_KEPT_PROMPTS, _SHORT_PROMPT = 10_000, 200  # ids are kept of prompts of so many characters
-KEPT_WORDS = 100_000  # whose pieces the tokenizer keeps
+_KEPT_PROMPTS, _SHORT_PROMPT = 10_000, 200  # cached prompts; the longest one cached, characters
+KEPT_WORDS = 100_000  # words in the tokenizer's cache
 _BUNDLED_FILES = Path(__file__).parent / "bundled"
 _SUPPORTED = (
     "supported: the bundled CLIP, and open_clip's ViT models, such as ViT-B-32, ViT-B-16, ViT-L-14"
@@ -117,7 +117,7 @@ class FrozenCLIP:
             tokens: the input of block `first`, [B, T, d].
             first: the block, counted from 1.
             delta: what an adapter adds to each block's output; None: nothing.
-            after: what block `first` itself makes of `tokens`, where that is known already.
+            after: the frozen output of block `first` for `tokens`, if it was computed before.
         """
         visual = self.model.visual
         at = torch.zeros(tokens.shape[0], dtype=torch.long, device=self.device)  # the class token
@@ -166,11 +166,11 @@ class FrozenCLIP:
     def tokenize(self, prompts: list[str]) -> Tensor:
         """Prompts to ids, cut to the longest: int64 [N, L ≤ context].
 
-        The tower is causal and read at end-of-text, so what is cut off is padding that nothing
-        reads.
+        Only padding is cut off. The tower is causal and its feature is read at end-of-text, so
+        padding has no effect.
 
         Raises:
-            BadClasses: a prompt is longer than the tower's context; names it.
+            BadClasses: a prompt is longer than the tower's context.
         """
         rows = [self._encode(prompt) for prompt in prompts]
         ids = torch.zeros(len(rows), max(map(len, rows), default=0), dtype=torch.long)
@@ -194,18 +194,18 @@ class FrozenCLIP:
             template: the prompt, with `{}` where the name goes.
 
         Raises:
-            BadClasses: two prompts are the same tokens, or one is too long; names them.
+            BadClasses: two prompts have the same tokens, or a prompt is too long.
         """
         ids = dict(zip(names, map(self._encode, prompts(names, template)), strict=True))
         check_distinct(names, ids.__getitem__)
 
     def lengths(self, prompts: Iterable[str]) -> list[int]:
-        """How many tokens each prompt has, start and end of text counted. Raises as `tokenize`."""
+        """The number of tokens per prompt, with start and end of text. Raises as `tokenize`."""
         return [len(self._encode(prompt)) for prompt in prompts]
 
     def _tokenized(self, prompt: str) -> tuple[int, ...]:
         tokenizer = self.tokenizer
-        if len(tokenizer.cache) > KEPT_WORDS:  # open_clip's own grows with every new word
+        if len(tokenizer.cache) > KEPT_WORDS:  # open_clip's cache grows without a limit
             tokenizer.cache = dict(self._special)
         return (tokenizer.sot_token_id, *tokenizer.encode(prompt), tokenizer.eot_token_id)
 
@@ -216,7 +216,7 @@ class FrozenCLIP:
         return row
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 matrix products where asked for; float32 otherwise."""
+        """bf16 matrix products if the precision is bf16; float32 otherwise."""
         return torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         )
@@ -233,12 +233,12 @@ def load_clip(
     Args:
         name: "bundled", or an open_clip model name.
         pretrained: for an open_clip model: a tag of its hub, a local file, or None for random
-            weights (of use to benchmarks alone).
-        device: where it runs, as PyTorch names it.
-        precision: of the matrix products: fp32 or bf16.
+            weights (useful only in benchmarks).
+        device: the PyTorch device.
+        precision: precision of the matrix products: fp32 or bf16.
 
     Raises:
-        UnsupportedModel: unknown name or tag, weights that do not load, towers of another kind.
+        UnsupportedModel: unknown name or tag, weights that do not load, unsupported towers.
     """
     if name == BUNDLED:
         model, spec = _load_bundled(_BUNDLED_FILES / "clip-bundled")
@@ -362,8 +362,8 @@ def _read(
 ) -> Tensor:
     """Runs blocks `first`…K, and reads one token a row: [B, T, d], `at` int64 [B] → [B, d].
 
-    A delta reads a block's input and adds to its output. Nothing reads the last block's other
-    tokens, so it is run for the one token alone, which spares most of it.
+    A delta reads a block's input and adds to its output. The last block runs only for the token
+    that is read, which saves most of its work.
     """
     rows, last = torch.arange(x.shape[0], device=x.device), len(blocks)
     if first > last:
@@ -383,7 +383,7 @@ def _read(
 def _one_token(block: ResidualAttentionBlock, x: Tensor, at: Tensor, mask: Tensor | None) -> Tensor:
     """A block's output for the token at `at` of each row: [B, T, d] → [B, d]."""
     rows = torch.arange(x.shape[0], device=x.device)
-    if mask is not None:  # one row of it for each prompt and head: [B · heads, 1, T]
+    if mask is not None:  # one row of the mask for each prompt and head: [B · heads, 1, T]
         mask = mask[at].unsqueeze(1).repeat_interleave(block.attn.num_heads, 0)
     normed = block.ln_1(x)
     seen = block.attention(normed[rows, at].unsqueeze(1), normed, normed, mask)

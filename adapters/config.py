@@ -1,6 +1,6 @@
-"""What shapes an adapter: where it sits, how wide it is, how its losses are weighed.
+"""The configuration of an adapter: its blocks, its rank and the weights of its losses.
 
-The paper leaves most of these open; every default here has its reason beside it.
+The paper leaves most of these values open. The reason for each default stands beside it.
 """
 
 from dataclasses import asdict, dataclass
@@ -24,11 +24,11 @@ class AdapterConfig:
     image_first: int  # k: adapters sit in image blocks k…K
     text_first: int  # the same for the text tower
     rank: int = 32  # r, MMA's published setting, which fits the paper's "about 320K"
-    alpha: float = 1.0  # scale of the adaptation branch, equations (14) and (15); with an
-    # up-projection from zero and AdamW, whose step does not depend on the gradient's scale, no
-    # gradient scaling is needed (measured: tests/benchmarks/gradient_scaling.py)
+    alpha: float = 1.0  # scale of the adaptation branch, equations (14) and (15). The
+    # up-projection starts at zero, and AdamW's step does not depend on the gradient's scale, so
+    # no gradient scaling is needed (measured: tests/benchmarks/gradient_scaling.py)
     reconstruction_layers: int = 2  # eq. (10); the paper's ablation has one, two, three
-    up_std: float = 0.0  # of the up-projection's start: 0, the frozen CLIP; 0.02 is no better
+    up_std: float = 0.0  # initial std of the up-projection; 0: the frozen CLIP; 0.02 is no better
     shared_down: bool = True  # eq. (8); the paper's ablation has independent projections
 
     def __post_init__(self) -> None:
@@ -52,8 +52,8 @@ class LossWeights:
 
     image_reconstruction: float = 0.1  # λ1
     text_reconstruction: float = 0.1  # λ2
-    image_consistency: float = 0.1  # λ3: none costs 3.7 points on held-out tiny_imagenet, 0.5 costs
-    text_consistency: float = 0.1  # λ4: 3 on drawings of PACS (`python -m training.search`)
+    image_consistency: float = 0.1  # λ3; both at 0 cost 3.7 points on held-out tiny_imagenet, both
+    text_consistency: float = 0.1  # λ4; at 0.5 cost 3 on PACS drawings (python -m training.search)
 
     def to_dict(self) -> dict[str, float]:
         """Its fields, as a manifest keeps them."""

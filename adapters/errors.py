@@ -4,7 +4,7 @@ _SHOWN = 60  # characters of a prompt in a message
 
 
 class RMAdapterError(Exception):
-    """The root. `str(error)` is fit to be shown to the person who sent the input."""
+    """The base class. `str(error)` can be shown to the person who sent the input."""
 
 
 class UnsupportedModel(RMAdapterError):
@@ -12,7 +12,7 @@ class UnsupportedModel(RMAdapterError):
 
 
 class BadImage(RMAdapterError):
-    """Bytes that are not a picture, or one past the limits."""
+    """Bytes that are not a picture, or a picture above the limits."""
 
 
 class BadClasses(RMAdapterError):

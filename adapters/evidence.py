@@ -1,22 +1,22 @@
-"""What a fit's photos say about a new one: kernel ridge regression around the zero-shot answer.
+"""Classifies a photo by the photos of a fit: kernel ridge regression around the zero-shot answer.
 
-The adapted names give a first answer p₀; the head learns from the photos what p₀ gets wrong:
+The adapted names give a first answer p₀. The head corrects it by the residuals of the photos:
 
     p₀(x) = softmax(τ s x·w)    K_ij = exp(−γ (1 − x_i·x_j))    A = (K + λI)⁻¹ (Y − p₀(X))
     f(x) = p₀(x) + k(x, X) A
 
 x: unit image feature; w: unit text features of the C classes that have photos; s: CLIP's logit
 scale; X: the N photos' features; Y: their labels, one-hot. After ProKeR (Bendou et al., CVPR 2025).
-It is a closed form, so there is nothing to train. The residual of a photo that is left out is exact
-too: A_i / ((K + λI)⁻¹)_ii.
+It is a closed form, so nothing is trained. The leave-one-out residual of photo i is exact too:
+A_i / ((K + λI)⁻¹)_ii.
 
-A name u without photos is judged by the names alone, plus one offset b:
+A name u without photos gets a value from the names alone, plus one offset b:
 
     g_u(x) = exp(τ s x·w_u) / (Σ_v exp(τ s x·w_v) + ρ Σ_c exp(τ s x·w_c)) + b
 
-v: the asked names without photos; c: the classes with photos. The second sum keeps a list with one
-new name from always answering with it. Above `MOST_PHOTOS` photos, that many of them carry the
-answer (Nyström's landmarks) and all are fitted.
+v: the requested names without photos; c: the classes with photos. Without the second sum, a list
+with one new name would always answer with that name. Above `MOST_PHOTOS` photos, that many of them
+are Nyström landmarks, and their coefficients are fitted to all photos.
 """
 
 import math
@@ -27,20 +27,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 TAU, GAMMA, LAMBDA = 0.3, 2.0, 0.1  # one setting, within 0.7 points of the best on two data sets
-RHO = 0.3  # from 0.1 to 0.3 as good, whether 1, 5 or 50 of the asked names have no photos
-OFFSET, SCALE = 0.2, 8.0  # where a class has one photo, so that nothing can be held back
-MOST_PHOTOS = 4_000  # K of them takes 128 MB in float64, and a second or two to factor
-NO_PHOTOS = -1  # the column of a name that no class with photos has
-_PARTS = 4  # of the classes; each is left out once to choose the offset
-_CHOOSE_FROM = 2_000  # photos to choose the offset on: more say no more, and take seconds
-_CHUNK = 4_096  # photos against the landmarks at a time
-_OFFSETS = tuple(round(-1 + i / 20, 2) for i in range(41))  # f and p₀ lie in about 0…1
-_JITTER = 1e-9  # of the mean diagonal: landmarks that are alike make the system singular
+RHO = 0.3  # 0.1 to 0.3 are equally good with 1, 5 or 50 requested names without photos
+OFFSET, SCALE = 0.2, 8.0  # defaults for one photo per class, where no photo can be held out
+MOST_PHOTOS = 4_000  # their kernel matrix takes 128 MB in float64 and 1 to 2 s to factor
+NO_PHOTOS = -1  # the column of a name without photos
+_PARTS = 4  # parts of the classes; each part is left out once to choose the offset
+_CHOOSE_FROM = 2_000  # photos used to choose the offset; more take seconds and change nothing
+_CHUNK = 4_096  # photos compared with the landmarks at a time
+_OFFSETS = tuple(round(-1 + i / 20, 2) for i in range(41))  # f and p₀ are about 0…1
+_JITTER = 1e-9  # share of the mean diagonal; near-equal landmarks make the system singular
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """The head of one fitted version; float16, or float32 where float16 would change an answer."""
+    """The head of one version: float16, or float32 where float16 would change an answer."""
 
     photos: Tensor  # [M, e], unit features of the photos, or of the landmarks
     coefficients: Tensor  # [M, C], A
@@ -51,7 +51,7 @@ class Evidence:
     scale: float = SCALE  # 1/temperature of the final scores
 
     def float(self) -> "Evidence":
-        """The same head in float32, as products on a CPU want it."""
+        """The same head in float32, which is faster for matrix products on a CPU."""
         parts = {name: getattr(self, name).float() for name in ("photos", "coefficients", "text")}
         return replace(self, **parts)
 
@@ -66,12 +66,12 @@ def fit_evidence(
         labels: the class of each, int64 [N] into C classes.
         text: unit features of the classes' names, [C, e].
         logit_scale: s, CLIP's own.
-        most: photos above which landmarks carry the answer.
+        most: the largest number of photos kept; above it, landmarks are used.
 
     Returns:
         The head with the default offset and scale. Its tensors are on the CPU.
     """
-    x, w = photos.cpu().half().double(), text.cpu().half().double()  # solved as they are stored
+    x, w = photos.cpu().half().double(), text.cpu().half().double()  # rounded as they are stored
     exact, _ = _head_and_left_out(x, labels.cpu(), w, logit_scale, most)
     parts = {name: getattr(exact, name).half() for name in ("photos", "coefficients", "text")}
     half = replace(exact, **parts)
@@ -82,16 +82,17 @@ def fit_evidence(
 def left_out(
     photos: Tensor, labels: Tensor, text: Tensor, logit_scale: float, most: int = MOST_PHOTOS
 ) -> Tensor:
-    """F of each photo by the head of all the others, exactly, from one factorisation.
+    """Leave-one-out values f of each photo, computed exactly from one factorisation.
 
-    Honest only where the features know nothing of the labels: those of the frozen CLIP do not.
+    The estimate is unbiased only if the features were not fitted to the labels, as with the frozen
+    CLIP's.
 
     Args:
         photos: unit image features, [N, e].
         labels: the class of each, int64 [N] into C classes.
         text: unit features of the classes' names, [C, e].
         logit_scale: s, CLIP's own.
-        most: photos above which landmarks carry the answer.
+        most: the largest number of photos kept; above it, landmarks are used.
 
     Returns:
         float64 [N, C].
@@ -108,14 +109,14 @@ def judge(evidence: Evidence, images: Tensor) -> Tensor:
 
 
 def values(evidence: Evidence, images: Tensor, text: Tensor, columns: Tensor) -> Tensor:
-    """One number for each photo and each name of any list; the largest is the answer.
+    """One value per photo and requested name; the name with the largest value is the answer.
 
     Args:
         evidence: the head.
         images: unit features, [B, e].
-        text: unit features of the asked names, [A, e]; those of a class with photos take the place
-            of its own in p₀, since they may have been asked for with another prompt.
-        columns: the class of each asked name, int64 [A] into C, or `NO_PHOTOS`.
+        text: unit features of the requested names, [A, e]. For a class with photos they replace
+            the head's own in p₀, since the request may use another prompt.
+        columns: the class of each requested name, int64 [A] into C, or `NO_PHOTOS`.
 
     Returns:
         [B, A]; not probabilities.
@@ -133,14 +134,14 @@ def values(evidence: Evidence, images: Tensor, text: Tensor, columns: Tensor) ->
 def probabilities(
     evidence: Evidence, images: Tensor, text: Tensor, columns: Tensor, logit_scale: float
 ) -> Tensor:
-    """Scores that sum to 1 over the asked names.
+    """Scores that sum to 1 over the requested names.
 
     Args:
         evidence: the head.
         images: unit features, [B, e].
-        text: unit features of the asked names, [A, e].
-        columns: the class of each asked name, int64 [A] into C, or `NO_PHOTOS`.
-        logit_scale: what cosines are multiplied by where no asked name has photos.
+        text: unit features of the requested names, [A, e].
+        columns: the class of each requested name, int64 [A] into C, or `NO_PHOTOS`.
+        logit_scale: the scale of the cosines if no requested name has photos.
 
     Returns:
         [B, A].
@@ -153,18 +154,18 @@ def probabilities(
 def choose_offset(
     photos: Tensor, labels: Tensor, text: Tensor, logit_scale: float, seed: int
 ) -> float | None:
-    """The offset under which names with and without photos are found equally well.
+    """Chooses the offset that balances names with and names without photos.
 
-    A quarter of the classes at a time is left out and plays names without photos; the photos of the
-    others are judged by the head of all others but the photo itself. What counts is the harmonic
-    mean of both accuracies among all names.
+    Each quarter of the classes is left out once and serves as names without photos. Photos of the
+    other classes are classified leave-one-out. The offset with the largest harmonic mean of the
+    two accuracies, among all names, is chosen.
 
     Args:
-        photos: unit features that know nothing of the labels, [N, e]: the frozen CLIP's.
+        photos: unit features that were not fitted to the labels, [N, e]: the frozen CLIP's.
         labels: the class of each, int64 [N] into C classes.
         text: unit features of the classes' names by the same CLIP, [C, e].
         logit_scale: s, CLIP's own.
-        seed: of the split of the classes.
+        seed: the seed of the split of the classes.
 
     Returns:
         The offset; None where no class has two photos, or there are fewer than four classes.
@@ -189,7 +190,7 @@ def choose_offset(
 def _found(
     x: Tensor, labels: Tensor, w: Tensor, logit_scale: float, out: Tensor, offsets: Tensor
 ) -> Tensor:
-    """How many photos each offset finds: of the classes kept, and of those left `out`, bool [N]."""
+    """Right answers by offset, for photos of kept classes and of those left `out`, bool [N]."""
     kept, renumbered = labels[~out].unique(return_inverse=True)
     gone = labels[out].unique()
     head, inside = _head_and_left_out(x[~out], renumbered, w[kept], logit_scale, MOST_PHOTOS)
@@ -205,7 +206,7 @@ def _found(
 
 
 def _by_name(evidence: Evidence, images: Tensor, text: Tensor) -> Tensor:
-    """G without its offset: unit [B, e], names without photos [U, e] → [B, U]."""
+    """The value g without its offset: unit [B, e], names without photos [U, e] → [B, U]."""
     logits = evidence.text_scale * images @ text.to(images).T
     others = evidence.text_scale * images @ evidence.text.to(images).T
     weight = others.logsumexp(1, keepdim=True) + math.log(RHO)
@@ -220,7 +221,7 @@ def _kernel(x: Tensor, y: Tensor, gamma: float) -> Tensor:
 def _head_and_left_out(
     x: Tensor, labels: Tensor, w: Tensor, logit_scale: float, most: int
 ) -> tuple[Evidence, Tensor]:
-    """The head in float64, and what it says of each photo when that one is left out, [N, C]."""
+    """The head in float64, and its leave-one-out values of each photo, [N, C]."""
     marks, scale = _landmarks(labels, most), TAU * logit_scale
     true = F.one_hot(labels, len(w)).double()
     coefficients, wrong = _solve(x, true - F.softmax(scale * x @ w.T, dim=1), marks)
@@ -229,7 +230,7 @@ def _head_and_left_out(
 
 
 def _landmarks(labels: Tensor, most: int) -> Tensor:
-    """Which photos carry the answer: all, or `most` of them, as many of each class as there are."""
+    """The rows of the landmarks: all photos, or `most` of them, balanced over the classes."""
     if len(labels) <= most:
         return torch.arange(len(labels))
     rank = torch.empty_like(labels)  # of a photo in its class
@@ -240,7 +241,7 @@ def _landmarks(labels: Tensor, most: int) -> Tensor:
 
 
 def _solve(x: Tensor, residuals: Tensor, marks: Tensor) -> tuple[Tensor, Tensor]:
-    """(A, float64 [M, C]; what is left of each photo's residual when it is left out, [N, C])."""
+    """(A, float64 [M, C]; the leave-one-out residual of each photo, [N, C])."""
     if len(marks) == len(x):
         kernel = _kernel(x, x, GAMMA)
         kernel.diagonal().add_(LAMBDA)
@@ -251,7 +252,7 @@ def _solve(x: Tensor, residuals: Tensor, marks: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _solve_landmarks(x: Tensor, residuals: Tensor, marks: Tensor) -> tuple[Tensor, Tensor]:
-    """A of least |R − K_nm A|² + λ tr(Aᵀ K_mm A), some photos at a time."""
+    """The A that minimises |R − K_nm A|² + λ tr(Aᵀ K_mm A), computed in chunks of photos."""
     normal = LAMBDA * _kernel(marks, marks, GAMMA)
     right = torch.zeros(len(marks), residuals.shape[1], dtype=x.dtype)
     for rows, target in zip(x.split(_CHUNK), residuals.split(_CHUNK), strict=True):

@@ -1,12 +1,12 @@
 """Keeps freed memory in the process.
 
-A convolution's buffers are as large as its input. glibc gives them back to the kernel and asks
-again at each layer, which on a CPU takes longer than the products themselves:
+A convolution's buffers are as large as its input. glibc returns them to the kernel and requests
+them again at each layer. On a CPU this takes longer than the matrix products:
 `python -m adapters.malloc` measures both.
 
-What is kept must be for every thread: glibc gives threads arenas of their own, so an adapter that
-one thread loads cannot take the place of one that another thread had loaded, and a host tier of
-adapters would in the end take its size once for each thread that loads.
+All threads share one arena. By default glibc gives each thread its own. A thread could then not
+reuse memory that another thread freed, and the host tier of adapters would take its size once per
+loading thread.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ _BYTES = 1 << 30  # above every buffer of a batch
 
 
 def keep_freed_memory() -> None:
-    """For the whole process, before it has threads; does nothing without glibc."""
+    """Sets malloc's limits for the whole process. Call it before threads start; needs glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _BYTES)

@@ -1,4 +1,4 @@
-"""Names of classes: one normal form, and which two of them the text tower cannot tell apart."""
+"""Names of classes: their normal form, and the names that the text tower cannot tell apart."""
 
 import re
 import unicodedata
@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterable, Sequence
 
 from adapters.errors import BadClasses
 
-# Format characters (Unicode's Cf) that no reader sees: soft hyphen, zero-width space, marks of
-# direction, word joiner, byte order mark. Joiners and emoji tags are of that kind too, but they
-# change what is seen, so they are not in this list.
+# Invisible format characters (Unicode's Cf): soft hyphen, zero-width space, direction marks, word
+# joiner, byte order mark. Joiners and emoji tags are Cf too, but they change what is displayed, so
+# they are not in this list.
 _UNSEEN = re.compile("[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 _JOINERS = "\u200c\u200d"
-_MAX_PAIRS = 5  # of one answer
+_MAX_PAIRS = 5  # pairs shown in one message
 
 
 def normal_name(text: str) -> str:
-    """The one form of a name in which it is stored, compared, shown and put into prompts.
+    """The normal form in which a name is stored, compared, shown and put into prompts.
 
-    Composed letters (NFC), single spaces of one kind, none at the ends, no unseen characters.
-    Joiners stay where they shape what is seen: in emoji, in Persian, in Sinhala.
+    It has composed letters (NFC), single plain spaces, none at the ends, and no invisible
+    characters. Joiners stay where they change what is displayed: in emoji, Persian, Sinhala.
     """
     seen = _UNSEEN.sub("", text)
     if any(joiner in seen for joiner in _JOINERS):
@@ -42,14 +42,14 @@ def has_control(text: str) -> bool:
 def alike(
     names: Iterable[str], prompt_ids: Callable[[str], Sequence[int]]
 ) -> list[tuple[str, str]]:
-    """Pairs of names that the text tower reads as one: their prompts are the same tokens.
+    """Pairs of names that are equal to the text tower: their prompts have the same tokens.
 
     Args:
         names: class names.
         prompt_ids: the token ids of a name's prompt.
 
     Returns:
-        Each name that repeats an earlier one, behind that one.
+        (earlier name, later name) for each name that equals an earlier one.
     """
     first: dict[tuple[int, ...], str] = {}
     pairs = []
@@ -64,21 +64,21 @@ def alike(
 def columns_of(
     names: Sequence[str], classes: Sequence[str], prompt_ids: Callable[[str], Sequence[int]]
 ) -> list[int]:
-    """Which class each name is: the one whose prompt is the same tokens.
+    """The class of each name: the class whose prompt has the same tokens.
 
     Args:
-        names: asked names.
+        names: requested names.
         classes: the classes' names.
         prompt_ids: the token ids of a name's prompt; may raise BadClasses.
 
     Returns:
-        For each name the place of its class, or -1.
+        The index of each name's class, or -1.
     """
 
     def key(name: str) -> Sequence[int] | str:
         try:
             return tuple(prompt_ids(name))
-        except BadClasses:  # too long for the usual prompt; the asked template may be shorter
+        except BadClasses:  # too long for the usual prompt; the requested template may be shorter
             return normal_name(name)
 
     place = {key(name): i for i, name in enumerate(classes)}

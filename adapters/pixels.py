@@ -1,9 +1,9 @@
 """Bytes → pixels: the one preprocessing function of fitting, serving and every backend.
 
-Pillow alone decodes. It reads every format here, with the resize that CLIP was trained with, and
-its libjpeg-turbo unpacks large photos at a half, a quarter or an eighth of their size. simplejpeg
-is the same library and no faster; torchvision has no reduced scale and rounds otherwise; libvips'
-filters are others. `python -m tests.benchmarks.pixels` measures them side by side.
+Only Pillow decodes. It reads every format here and has the resize that CLIP was trained with. Its
+libjpeg-turbo decodes large photos at a half, a quarter or an eighth of their size. simplejpeg uses
+the same library and is no faster; torchvision has no reduced scale and rounds differently; libvips
+has different filters. `python -m tests.benchmarks.pixels` compares them.
 """
 
 import io
@@ -25,10 +25,10 @@ from adapters.srgb import orientation, to_srgb, upright
 Pixels = NDArray[np.uint8]  # [3, S, S], RGB
 _Box = tuple[float, float, float, float]  # left, top, right, bottom
 
-# What phones, browsers, scanners and microscopes write. Pillow reads MPO as JPEG.
+# The formats that phones, browsers, scanners and microscopes write. Pillow reads MPO as JPEG.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 _READ = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC"
-_OTHERS = {  # how formats begin that are not read: (offset, bytes) → name
+_OTHERS = {  # signatures of unsupported formats: (offset, bytes) → name
     (0, b"\x00\x00\x00\x0cjP  "): "JPEG 2000",
     (0, b"\xff\x4f\xff\x51"): "JPEG 2000",
     (0, b"\xff\x0a"): "JPEG XL",
@@ -56,22 +56,22 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
-# How many times the target a picture keeps before the exact resize, where libjpeg scales while it
-# decodes and where a box filter shrinks other formats. Of 3 Pillow says that nobody sees it; CLIP
-# does not either (a cosine above 0.999), while 2 shows in its features.
+# A reduced picture stays at least this many times the target size before the exact resize. libjpeg
+# reduces while it decodes; a box filter reduces other formats. Pillow's documentation calls 3
+# visually indistinguishable, and CLIP's features agree (cosine above 0.999); 2 changes them.
 _GAP = 3
 
-# Each scan is a pass over the whole picture. Encoders write ten; 20 MB of something else in a file,
-# such as a phone's film behind its photo, hold the two bytes 300 times by chance.
+# Each scan is a pass over the whole picture. Encoders write about ten. 20 MB of other data, such as
+# a phone's video after the photo, contain the two bytes about 300 times by chance.
 _JPEG, _SCAN, _MAX_SCANS = b"\xff\xd8", b"\xff\xda", 500
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that Pillow unpacks, and fails at large ones
-_MAX_TEXT, _MAX_TEXTS = 2**20, 2**24  # bytes of one such chunk once unpacked, and of all
-_WHOLE = 1 << 20  # pixels of a side: no picture is scaled to it
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that Pillow unpacks; large ones make it fail
+_MAX_TEXT, _MAX_TEXTS = 2**20, 2**24  # unpacked bytes of one such chunk, and of all together
+_WHOLE = 1 << 20  # a target side in pixels so large that no picture is reduced
 
-# Pillow warns of odd metadata and large pictures; what matters here is refused below. Said once for
-# the process: `catch_warnings` in threads that overlap leaves every later warning silent.
+# Pillow warns about odd metadata and large pictures; the code below refuses what matters. The
+# filter is set once per process, since `catch_warnings` is not safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None  # `ImageLimits` decides, before anything is unpacked
 register_heif_opener(thumbnails=False)
@@ -79,7 +79,7 @@ register_heif_opener(thumbnails=False)
 
 @dataclass(frozen=True, slots=True)
 class PixelSpec:
-    """What a model wants: shortest side to `size`, centre crop, then (x/255 − mean)/std."""
+    """A model's preprocessing: shortest side to `size`, centre crop, then (x/255 − mean)/std."""
 
     size: int
     mean: tuple[float, float, float]
@@ -105,17 +105,16 @@ def decode_image(
 
     Args:
         data: the file as it was sent.
-        spec: the size and the resampling that the model wants.
+        spec: the model's size and resampling.
         limits: the largest picture that is decoded.
-        warn: is told what is wrong with a picture that could be read all the same.
+        warn: called with the defect of a picture that could still be read.
 
     Returns:
-        uint8 [3, S, S] in sRGB, equal to torchvision's Resize and CenterCrop on the PIL image while
-        the shortest side is under 5·S, and as good as equal above (a mean difference under 1 of
-        255).
+        uint8 [3, S, S] in sRGB. It equals torchvision's Resize and CenterCrop on the PIL image if
+        the shortest side is under 5·S; above, the mean difference is under 1 of 255.
 
     Raises:
-        BadImage: empty, unknown format, cut short, or past a limit; says which.
+        BadImage: the data is empty, of an unknown format, cut short, or above a limit.
     """
     if not data:
         raise BadImage("the file is empty")
@@ -128,7 +127,7 @@ def decode_image(
 
 
 def read_picture(data: bytes) -> Image.Image:
-    """The whole picture upright, in 8-bit sRGB on white: what `decode_image` resizes and crops.
+    """The whole picture upright, in 8-bit sRGB on white, before any resize or crop.
 
     Raises:
         BadImage: as `decode_image` does.
@@ -159,7 +158,7 @@ def media_type(data: bytes) -> str:
 def _open(
     data: bytes, size: int, limits: ImageLimits, warn: Callable[[str], None]
 ) -> tuple[Image.Image, _Box]:
-    """The picture upright in sRGB, maybe at reduced scale, and the part of it that is picture."""
+    """The picture upright in sRGB, possibly at reduced scale, and the box without padding."""
     if data.startswith(_PNG):
         data = _without_large_texts(data)
     try:
@@ -173,7 +172,7 @@ def _open(
             file.load()
             warn("the JPEG is cut short: a little of it is missing")
         box = draft or (0, 0, *file.size)
-        turn = orientation(file)  # after the load: it may stand last
+        turn = orientation(file)  # after the load, since EXIF may stand at the file's end
         image = upright(file, turn)
         return to_srgb(image), _turned(box, image.size, turn)
     except BadImage:
@@ -195,7 +194,7 @@ def _unknown(data: bytes) -> str:
 
 
 def _begin(data: bytes, size: int, limits: ImageLimits) -> tuple[ImageFile.ImageFile, _Box | None]:
-    """Reads a picture's head: the file, and the part that is picture where it is scaled."""
+    """Reads a picture's header: the file and, at reduced scale, the box without padding."""
     file = Image.open(io.BytesIO(data), formats=FORMATS)
     _check_shape(*file.size, limits)
     draft = file.draft(None, (_GAP * size, _GAP * size))
@@ -203,7 +202,7 @@ def _begin(data: bytes, size: int, limits: ImageLimits) -> tuple[ImageFile.Image
 
 
 def _without_large_texts(data: bytes) -> bytes:
-    """A PNG without the texts and profiles that are too large or broken; the pixels stay."""
+    """A PNG without texts and profiles that are too large or broken; pixels are unchanged."""
     kept, total, dropped = [_PNG], 0, False
     for kind, chunk in _chunks(data):
         if kind in _TEXTS:
@@ -217,7 +216,7 @@ def _without_large_texts(data: bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(type, whole chunk) of a PNG, RFC 2083 section 3.2; what follows a broken one comes last."""
+    """(type, whole chunk) of a PNG, RFC 2083 section 3.2; a broken tail comes as one last item."""
     at = len(_PNG)
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
@@ -228,12 +227,12 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _unpacked_length(kind: bytes, body: bytes) -> int | None:
-    """Bytes of a text chunk's body once unpacked; None where it is too large or broken."""
+    """Unpacked length of a text chunk's body in bytes; None if it is too large or broken."""
     packed = kind in (b"zTXt", b"iCCP")
-    text = body.partition(b"\0")[2][1:]  # behind the keyword and the method
+    text = body.partition(b"\0")[2][1:]  # after the keyword and the method
     if kind == b"iTXt":
         packed = body.partition(b"\0")[2][:1] == b"\1"
-        text = text[1:].partition(b"\0")[2].partition(b"\0")[2]  # behind two language fields
+        text = text[1:].partition(b"\0")[2].partition(b"\0")[2]  # after two language fields
     if not packed:
         return len(body) if len(body) <= _MAX_TEXT else None
     unpacker = zlib.decompressobj()
@@ -252,15 +251,15 @@ def _check_shape(width: int, height: int, limits: ImageLimits) -> None:
 
 
 def _turned(box: _Box, size: tuple[int, int], turn: int) -> _Box:
-    """Where the box, at the top left, went when the picture was turned to `size`.
+    """The box, at the top left before, after the picture was turned to `size`.
 
-    A 1001-pixel side is decoded to an eighth in 126 pixels, of which 125.125 are picture. Taken for
-    126, everything would shift by up to half a pixel of the result.
+    A 1001-pixel side decoded at an eighth has 126 pixels, of which 125.125 are picture. Without the
+    box the result would shift by up to half a pixel.
     """
     _, _, width, height = box
     if turn in (5, 6, 7, 8):  # turned by 90°, or mirrored in a diagonal
         width, height = height, width
-    left = size[0] - width if turn in (2, 3, 6, 7) else 0  # the left was right or below
+    left = size[0] - width if turn in (2, 3, 6, 7) else 0  # the left side was on the right or below
     top = size[1] - height if turn in (3, 4, 7, 8) else 0
     return left, top, left + width, top + height
 

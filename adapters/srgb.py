@@ -1,8 +1,8 @@
-"""A picture as Pillow opened it → 8-bit sRGB, upright, on white.
+"""Converts a picture as Pillow opened it to 8-bit sRGB, upright, on white.
 
-What a person sees is what the model gets: depths above 8 bits are scaled by their range, what is
-transparent lies on white, and wide-gamut colours are converted. Metadata that cannot be read is
-ignored, since it does not make the pixels wrong.
+The model gets what a person sees: depths above 8 bits are scaled by their range, transparent areas
+become white, and wide-gamut colours are converted. Unreadable metadata is ignored, since the
+pixels are still right.
 """
 
 import functools
@@ -23,14 +23,14 @@ _TURNS = {  # EXIF's orientation → what turns the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF 6.0, section 3
-_PROFILES = 64  # colour profiles whose transforms are kept
+_PROFILES = 64  # colour profiles whose transforms are cached
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's orientation of a loaded picture, 1 to 8; 1 where it cannot be read."""
+    """EXIF's orientation of a loaded picture, 1 to 8; 1 if it cannot be read."""
     try:
         value = int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow's EXIF reader raises whatever a broken block leads it to
+    except Exception:  # Pillow's EXIF reader raises many kinds of errors for a broken block
         return 1
     return value if value in _TURNS else 1
 
@@ -38,7 +38,7 @@ def orientation(image: Image.Image) -> int:
 def upright(image: Image.Image, turn: int) -> Image.Image:
     """Turns a picture by its orientation, 1 to 8.
 
-    `ImageOps.exif_transpose` also writes the EXIF block back, and fails where one tag is odd.
+    `ImageOps.exif_transpose` also writes the EXIF block back and fails if a tag is invalid.
     """
     return image.transpose(_TURNS[turn]) if turn in _TURNS else image
 
@@ -58,7 +58,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Greys of 16 or 32 bits and floats, scaled to mode L by the range that they are stored in."""
+    """Converts 16-bit, 32-bit and float greys to mode L, scaled by their range."""
     if not (image.mode.startswith("I") or image.mode == "F"):
         return image
     values = np.asarray(image)
@@ -76,7 +76,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _scaled(values: NDArray[np.float32], real: bool) -> NDArray[np.uint8]:
-    """To 0…255: by 1 for reals in 0…1, by 255 or 65,535 for what fits there, else by the span."""
+    """Scales to 0…255 from the smallest range that fits: 0…1 (floats), 255, 65,535, min…max."""
     values = np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     tops = [top for top in ((1.0,) if real else ()) + (255.0, 65_535.0) if high <= top]
@@ -93,9 +93,9 @@ def _white_is_zero(image: Image.Image) -> bool:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """Composited onto white; where all is transparent, the colours as they are.
+    """Composites onto white; a fully transparent picture keeps its colours.
 
-    Some 32-bit BMPs leave the alpha channel at 0 and mean an opaque picture.
+    Some opaque 32-bit BMPs have an alpha channel of 0.
     """
     if image.mode in ("La", "RGBa"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
@@ -112,9 +112,9 @@ def _flat(image: Image.Image) -> Image.Image:
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:
-    """The one colour, or the palette's alphas, that `transparency` names, as a channel."""
+    """Turns `transparency`, which is one colour or a palette's alphas, into an alpha channel."""
     clear = image.info["transparency"]
-    if isinstance(clear, tuple) and max(clear) > 255:  # of a 16-bit PNG, which Pillow reads as 8
+    if isinstance(clear, tuple) and max(clear) > 255:  # a 16-bit PNG, which Pillow reads as 8-bit
         image.info["transparency"] = tuple(value >> 8 for value in clear)
     try:
         return image.convert("RGBA")
@@ -129,10 +129,10 @@ def _converted(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Ima
 
 @functools.lru_cache(_PROFILES)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From a picture's own profile to sRGB; None where it is sRGB already, broken, or another's.
+    """The transform from a profile to sRGB; None if it is sRGB, broken, or for another mode.
 
-    A picture of one camera has the profile of the last one: making a transform takes longer than
-    applying it to a small picture.
+    Transforms are cached, since pictures of one camera share a profile, and making a transform
+    takes longer than applying it to a small picture.
     """
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
