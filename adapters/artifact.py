@@ -32,7 +32,7 @@ _TOWERS = ("image", "text")
 _NAMES = {f"{tower}.{name}" for tower in _TOWERS for name in _TENSORS}
 _HEAD_TENSORS = ("photos", "coefficients", "text")
 _HEAD_NUMBERS = ("text_scale", "gamma", "offset", "scale")
-_MOST = 1e6  # the largest value in a head; a comparison with it also rejects NaN
+_MOST = 1e6  # the largest scalar of a head; a comparison with it also rejects NaN
 _HEAD_NAMES = {f"head.{name}" for name in _HEAD_TENSORS}
 _DTYPES = {  # float32 where float16 coefficients would change an answer
     f"head.{name}": {torch.float16, torch.float32} for name in _HEAD_TENSORS

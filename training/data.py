@@ -1,4 +1,4 @@
-"""Labelled pictures: from a folder or an archive with a folder a class, to pixels and labels."""
+"""Labelled pictures: from a folder or archive with a folder per class to pixels and labels."""
 
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from training.folders import is_junk, posix
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled picture as it was sent."""
+    """One labelled picture, still encoded."""
 
     label: str
     name: str
@@ -40,13 +40,13 @@ class ImageSet:
         return ImageSet(self.pixels[rows], self.labels[rows], self.classes)
 
     def only(self, first: int, last: int) -> "ImageSet":
-        """The classes first…last−1, labels counted anew from 0."""
+        """The pictures of classes first…last−1; their labels start from 0."""
         rows = ((self.labels >= first) & (self.labels < last)).nonzero().squeeze(1)
         return ImageSet(self.pixels[rows], self.labels[rows] - first, self.classes[first:last])
 
 
 def read_samples(path: Path) -> Iterator[Sample]:
-    """The files of a folder or a zip with a folder a class, in sorted order."""
+    """The files of a folder or a zip with a folder per class, in sorted order."""
     if path.is_dir():
         for file in sorted(path.glob("*/*")):
             if file.is_file() and not is_junk(file.relative_to(path)):
@@ -66,10 +66,10 @@ def read_samples(path: Path) -> Iterator[Sample]:
 def image_set(
     samples: Iterable[Sample], spec: PixelSpec, limits: ImageLimits = ImageLimits()
 ) -> ImageSet:
-    """Decodes samples; classes are sorted by name, as the protocols of the field do.
+    """Decodes samples; classes are sorted by name, as the field's protocols do.
 
     Raises:
-        BadDataset: a picture cannot be read, naming it, or there is none.
+        BadDataset: a picture cannot be read, or there are no pictures.
     """
     pixels, labels = [], []
     for sample in samples:
@@ -100,7 +100,7 @@ def few_shot(labels: Tensor, shots: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def check_label_counts(labels: dict[str, int], min_images: int) -> None:
-    """Raises BadDataset naming what is missing: two classes, `min_images` in each."""
+    """Raises BadDataset unless there are two classes with at least `min_images` pictures each."""
     if len(labels) < 2:
         raise BadDataset(f"a fit needs at least 2 classes, the data set has {len(labels)}")
     few = [f"{label} ({count})" for label, count in labels.items() if count < min_images]

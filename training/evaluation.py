@@ -1,8 +1,8 @@
-"""Judges a fit on pictures that it did not see, then fits on all of them.
+"""Evaluates a fit on held-out pictures, then fits on all of them.
 
-Pictures are few, so they are held back by folds: every picture is judged once, by an adapter and a
-head that were fitted without it. What is published is fitted on all. The scores that are judged
-are the ones that are served: the head's.
+Pictures are few, so the evaluation uses cross-validation: every picture is judged once, by an
+adapter and a head that were fitted without it. The published version is fitted on all pictures. The
+evaluated scores are the head's, as in serving.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -30,21 +30,21 @@ from training.fit import (
 from training.report import Mistake, Report, fit_logit_scale, mistakes, report
 
 FOLDS = 4
-ENOUGH = 200  # pictures held back that say enough: ±7 points at worst; then one fold does
+ENOUGH = 200  # with this many held-out pictures (±7 points at worst), one fold is enough
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """Held-out figures of the fit and of the frozen CLIP on the same pictures.
 
-    Both are None where every class has one picture alone.
+    Both are None if every class has only one picture.
     """
 
-    adapted: Report | None  # of the head on the adapter's features, whose scale is its own
+    adapted: Report | None  # of the head on the adapter's features; the head has its own scale
     zero_shot: Report | None
-    logit_scale: float  # 1/τ for serving names alone
-    mistakes: tuple[Mistake, ...] = ()  # of the fit, the surest first
-    offset_chosen: bool = False  # False: too few photos to leave classes out, so the default
+    logit_scale: float  # 1/τ when no requested name has photos
+    mistakes: tuple[Mistake, ...] = ()  # of the fit, the highest score first
+    offset_chosen: bool = False  # False: too few photos to choose one, so it is the default
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields, as a report shows them."""
@@ -53,7 +53,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class FittedVersion:
-    """What a fit publishes."""
+    """The result of a fit that is published."""
 
     adapters: CLIPAdapters
     head: Evidence
@@ -65,7 +65,7 @@ def evaluate_and_fit(
     settings: FitSettings,
     on_progress: OnProgress = lambda progress: None,
 ) -> tuple[FittedVersion, Evaluation]:
-    """The adapter and its head, fitted on all of `data`, and what they are worth.
+    """The adapter and its head, fitted on all of `data`, and their evaluation.
 
     Raises what `fit` raises.
     """
@@ -98,10 +98,10 @@ def head_of(clip: FrozenCLIP, prepared: Prepared, seen: Features, rows: Tensor) 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """One fold's pictures, judged by what was fitted on the others."""
+    """The results of one fold's pictures, from a fit on the other folds."""
 
     values: Tensor  # float32 [M, C], the head's
-    cosines: Tensor  # float32 [M, C], of the names alone
+    cosines: Tensor  # float32 [M, C], from the names alone
 
 
 def _judged(
@@ -114,9 +114,9 @@ def _judged(
 
 
 def chosen_offset(clip: FrozenCLIP, prepared: Prepared) -> tuple[float, bool]:
-    """The offset of names without photos, and whether it was chosen.
+    """The offset of names without photos, and whether it was chosen from the photos.
 
-    Chosen on the frozen CLIP's features: no fit has seen the classes that are left out there.
+    It is chosen on the frozen CLIP's features, so that no fit has seen the left-out classes.
     """
     text, labels = prepared.text.features, prepared.labels
     seed = prepared.settings.seed
@@ -125,9 +125,10 @@ def chosen_offset(clip: FrozenCLIP, prepared: Prepared) -> tuple[float, bool]:
 
 
 def held_out_folds(labels: Tensor, seed: int) -> list[Tensor]:
-    """Rows held back, int64 [M] each: by class, at least one picture of it always left to fit.
+    """The held-out rows of each fold, int64 [M]; each class keeps at least one training picture.
 
-    One fold where it holds `ENOUGH` pictures; else all of them, so that each picture is judged.
+    There is one fold if it holds `ENOUGH` pictures; otherwise all folds, so that every picture is
+    judged.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     fold_of = torch.full_like(labels, -1)
@@ -166,7 +167,7 @@ def _evaluate(
 
 
 class _TotalProgress:
-    """Shows several fits as one."""
+    """Reports the progress of several fits as one."""
 
     def __init__(self, sizes: list[int], settings: FitSettings, report_to: OnProgress) -> None:
         self._plan = [steps_of(size, settings) for size in sizes]

@@ -1,8 +1,8 @@
-"""Fits an RMAdapter to labelled pictures. No Redis, no environment, no files.
+"""Fits an RMAdapter to labelled pictures, without Redis, environment variables or files.
 
-Without augmentation what the blocks below the first adapter, and the frozen block beside it, make
-of a picture or a prompt never changes, nor do the frozen features of the consistency loss: all are
-computed once, and only the blocks above run.
+There is no augmentation. The outputs of the blocks below the first adapter, of the frozen block
+beside it, and the frozen features of the consistency loss therefore never change. They are computed
+once, and each step runs only the blocks above.
 """
 
 import math
@@ -29,12 +29,12 @@ class FitSettings:
 
     adapter: AdapterConfig
     losses: LossWeights = field(default_factory=LossWeights)
-    epochs: int = 10  # 20 gain less than a point, for twice the time
-    min_steps: int = 60  # so that a set of a dozen pictures is fitted too
+    epochs: int = 10  # 20 epochs gain less than a point and take twice the time
+    min_steps: int = 60  # enough to fit a data set of a dozen pictures
     batch_size: int = 32
-    learning_rate: float = 1e-3  # a third or three times of it: within a point
+    learning_rate: float = 1e-3  # a third or three times this rate: within a point
     weight_decay: float = 0.01
-    count_padding: bool = False  # whether λ2's mean takes in what follows a prompt's end: no better
+    count_padding: bool = False  # whether λ2's mean includes padding tokens; it is no better
     seed: int = 1
     template: str = TEMPLATE
 
@@ -51,9 +51,9 @@ class FitSettings:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a fit stands: epochs, steps and parts count from 1.
+    """The progress of a fit: epochs, steps and parts count from 1.
 
-    A part is one training; all but the last are without some photos, to estimate the accuracy.
+    A part is one training run. All parts but the last hold out photos to estimate the accuracy.
     """
 
     epoch: int
@@ -78,23 +78,23 @@ def first_block(tower: TowerShape) -> int:
 
 
 def default_settings(clip: FrozenCLIP, **changes: Any) -> FitSettings:
-    """Settings for a CLIP, whose adapters sit where its depths say."""
+    """The default settings for a CLIP, with the first blocks that suit its depths."""
     adapter = AdapterConfig(image_first=first_block(clip.image), text_first=first_block(clip.text))
     return FitSettings(adapter=adapter, **changes)
 
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """One tower's part that never changes, k being the block of the first adapter."""
+    """One tower's precomputed frozen tensors; k is the block of the first adapter."""
 
-    tokens: Tensor  # [N, T, d], what block k reads
-    after: Tensor  # [N, T, d], what block k itself makes of it
+    tokens: Tensor  # [N, T, d], the input of block k
+    after: Tensor  # [N, T, d], the frozen output of block k
     features: Tensor  # float32 [N, e], unit
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A data set after the frozen blocks: all that fitting and judging an adapter needs."""
+    """A data set after the frozen blocks, as fitting and evaluating an adapter need it."""
 
     images: Frozen
     text: Frozen
@@ -119,7 +119,7 @@ def prepare(clip: FrozenCLIP, data: ImageSet, settings: FitSettings) -> Prepared
 
 
 def freeze(clip: FrozenCLIP, chunks: Iterable[Tensor], first: int) -> Frozen:
-    """From the inputs of image block `first`, some [B, T, d] at a time."""
+    """The frozen tensors from chunks of the input of image block `first`, [B, T, d] each."""
     parts = []
     for tokens in chunks:
         after = clip.image_between(tokens, first, first + 1)
@@ -136,7 +136,7 @@ def prepare_classes(
     labels: Tensor,
     settings: FitSettings,
 ) -> Prepared:
-    """Adds every class's prompt to pictures that went through the frozen blocks already."""
+    """Adds the classes' prompts to pictures that have already passed the frozen blocks."""
     first = settings.adapter.text_first
     ids = clip.tokenize(prompts(classes, settings.template))
     tokens, after = clip.text_lower(ids, first), clip.text_lower(ids, first + 1)
@@ -154,7 +154,7 @@ def fit(
 
     Raises:
         BadDataset: fewer than two classes.
-        whatever `on_progress` raises, which is how a fit is cancelled.
+        Exception: any error that `on_progress` raises; this cancels the fit.
     """
     prepared = prepare(clip, data, settings)
     return fit_rows(clip, prepared, torch.arange(len(data)), on_progress)
@@ -176,7 +176,7 @@ def fit_rows(
 
 
 def steps_of(images: int, settings: FitSettings) -> tuple[int, int]:
-    """(epochs, steps) of a fit on so many pictures."""
+    """(epochs, steps) of a fit on this number of pictures."""
     per_epoch = math.ceil(images / settings.batch_size)
     epochs = max(settings.epochs, math.ceil(settings.min_steps / per_epoch))
     return epochs, epochs * per_epoch
@@ -184,7 +184,7 @@ def steps_of(images: int, settings: FitSettings) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a head is fitted on and judges: unit features of pictures, and of the classes' names."""
+    """The unit features that a head uses: those of pictures and of the classes' names."""
 
     images: Tensor  # float32 [M, e]
     text: Tensor  # float32 [C, e]
@@ -198,7 +198,10 @@ class Features:
 def features(
     clip: FrozenCLIP, prepared: Prepared, adapters: CLIPAdapters | None, rows: Tensor
 ) -> Features:
-    """Features of the pictures at `rows`, int64 [M], and of all classes; None: frozen CLIP."""
+    """Features of the pictures at `rows`, int64 [M], and of all classes.
+
+    Without adapters they are the frozen CLIP's.
+    """
     if adapters is None:
         return Features(prepared.images.features[rows.to(clip.device)], prepared.text.features)
     text, config = prepared.text, prepared.settings.adapter
@@ -309,7 +312,7 @@ def _optimise(
 
 
 def rate_at(done: int, steps: int) -> float:
-    """The share of the learning rate after so many steps: a short warm-up, then a cosine."""
+    """The share of the learning rate after `done` steps: a short warm-up, then a cosine."""
     warmup = max(1, steps // 20)
     if done < warmup:
         return (done + 1) / warmup

@@ -1,15 +1,15 @@
-"""What the folders of a tree of photos mean: which are not the user's, and which names the class.
+"""Which folders of a photo tree belong to the system, and which folder names the class.
 
-One notion for archives, importers, the command line, training and the console, which is served
-these lists as JavaScript.
+Archives, importers, the command line, training and the console share these rules. The console gets
+the lists as JavaScript.
 """
 
 import json
 from collections.abc import Iterable
 from pathlib import PurePath, PurePosixPath
 
-# What operating systems, file servers and tools put beside photos, in any case of letters. Every
-# name that starts with a dot is left out too (.DS_Store, ._photo.jpg, .ipynb_checkpoints).
+# Names that operating systems, file servers and tools put beside photos, compared without case.
+# Names that start with a dot are skipped too (.DS_Store, ._photo.jpg, .ipynb_checkpoints).
 JUNK = frozenset(
     {
         "__macosx",  # macOS: archives and shared disks
@@ -39,7 +39,7 @@ JUNK = frozenset(
 )
 JUNK_ENDINGS = ("@synoeastream", "@synoresource")  # Synology's streams beside a file
 
-# A folder of such a name under every class says nothing of what is on the photos.
+# Generic folder names: one of these below a class folder does not name a class.
 GENERIC = frozenset(
     {
         *("images", "image", "imgs", "img", "photos", "photo", "pictures", "picture", "pics"),
@@ -57,10 +57,10 @@ SUFFIXES = frozenset(
 
 
 def is_junk(path: PurePath) -> bool:
-    """Whether a hidden, system or file server's name is anywhere in a path within the tree.
+    """Whether any part of a path is a hidden, system or file server's name.
 
     Args:
-        path: from the tree's root on, so that the root itself may lie in a hidden folder.
+        path: relative to the tree's root, so that the root itself may lie in a hidden folder.
     """
     return any(map(_is_junk_name, path.parts))
 
@@ -72,14 +72,14 @@ def _is_junk_name(name: str) -> bool:
 
 
 def class_level(paths: Iterable[PurePath]) -> int:
-    """How many folders above a photo the one is that names its class: 1, or 2.
+    """The number of levels from a photo up to the folder that names its class: 1 or 2.
 
-    It is 2 where every photo lies in a folder of one generic name (`rose/images/1.jpg`,
-    `tulip/images/2.jpg`), or in folders of splits' names that lie in several others
-    (`rose/train/1.jpg`, `tulip/val/2.jpg`). `paths` is read only as far as that can be so.
+    It is 2 if every photo lies in a folder with the same generic name (`rose/images/1.jpg`,
+    `tulip/images/2.jpg`), or in split folders below several others (`rose/train/1.jpg`,
+    `tulip/val/2.jpg`). `paths` is read only until this is ruled out.
 
     Args:
-        paths: files from the tree's root on; those without a picture's ending have no say.
+        paths: files relative to the tree's root; only files with a picture's ending count.
     """
     inner: set[str] = set()
     outer: set[str] = set()
@@ -99,7 +99,7 @@ def class_level(paths: Iterable[PurePath]) -> int:
 
 
 def class_name(path: PurePath, level: int) -> str:
-    """The name of a file's class, by the level that `class_level` found; '' in no folder."""
+    """The class of a file, by the level that `class_level` found; '' if there is no folder."""
     above, folder = path.parent.parent.name, path.parent.name
     empty = folder.casefold() in GENERIC | SPLITS
     return above if level == 2 and above and empty else folder
@@ -119,5 +119,5 @@ def as_javascript() -> str:
 
 
 def posix(name: str) -> PurePosixPath:
-    """A path as Windows or anything else writes it."""
+    """A path in POSIX form, from a path of Windows or another system."""
     return PurePosixPath(name.replace("\\", "/"))

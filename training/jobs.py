@@ -1,8 +1,8 @@
-"""What crosses from the API to a worker, and the queue that carries it: Dramatiq over Redis.
+"""The message from the API to a worker, and its queue: Dramatiq over Redis.
 
-Dramatiq keeps one warm process, so CLIP is loaded once, and gives a job that a dead worker held to
-another one after `HEARTBEAT_MS`. What a job is about and how it stands lies in the records; the
-message only names it, so a message too many does no harm.
+Dramatiq keeps one warm process, so CLIP is loaded once. It gives a dead worker's job to another
+worker after `HEARTBEAT_MS`. The job's content and state are in the records. The message only names
+the job, so a duplicate message does no harm.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from dramatiq.brokers.redis import RedisBroker
 
 QUEUE = "fit"
 ACTOR = "fit"
-HEARTBEAT_MS = 10_000  # a worker silent for so long is dead; a fit holds the GIL far shorter
-_EVERY_COMMAND = 1_000_000  # look for dead workers at every command: there are few a second
+HEARTBEAT_MS = 10_000  # a worker silent this long is dead; a fit holds the GIL far shorter
+_EVERY_COMMAND = 1_000_000  # check for dead workers at every command: there are few per second
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def make_broker(client: "redis.Redis") -> RedisBroker:
     """The queue's broker. Every process that uses the queue needs these same settings."""
     broker = RedisBroker(
         client=client,
-        middleware=[],  # a job's end is written by the worker itself; nothing is retried blindly
+        middleware=[],  # the worker itself records a job's end; nothing is retried blindly
         heartbeat_timeout=HEARTBEAT_MS,
         maintenance_chance=_EVERY_COMMAND,
     )

@@ -1,4 +1,4 @@
-"""What a fit is worth on pictures held back: accuracy, its interval, confusion, calibration."""
+"""A fit's report on held-out pictures: accuracy, its interval, confusion, calibration."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -9,18 +9,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _Z95 = 1.959964  # the normal's 97.5 % quantile
-_BINS = 10  # of the calibration error, as Guo et al. 2017 draw them (they use 15 for 10,000 images)
-_MISTAKES = 12  # that a report shows
+_BINS = 10  # bins of the calibration error (Guo et al. 2017 use 15 for 10,000 images)
+_MISTAKES = 12  # mistakes in a report
 _KEEP = 0.95  # the suggested min_score keeps this share of the right answers
 
 
 @dataclass(frozen=True, slots=True)
 class ClassReport:
-    """One class: of what was called so, how much is right; of what is so, how much was found."""
+    """Precision and recall of one class."""
 
     name: str
-    precision: float | None  # None: nothing was called so
-    recall: float | None  # None: no picture of it was held back
+    precision: float | None  # None: no picture was predicted as this class
+    recall: float | None  # None: no picture of this class was held out
     images: int
 
 
@@ -32,27 +32,27 @@ class Report:
     interval: tuple[float, float]  # 95 %, Wilson's
     images: int
     classes: tuple[ClassReport, ...]
-    confusion: tuple[tuple[int, ...], ...]  # [true][called]
+    confusion: tuple[tuple[int, ...], ...]  # [true][predicted]
     logit_scale: float  # 1/τ after the temperature was fitted
-    calibration_error: float  # expected calibration error after it
-    min_score: float  # under it lie the lowest 5 % of the right answers' scores
+    calibration_error: float  # expected calibration error at this temperature
+    min_score: float  # the 5 % quantile of the right answers' scores
 
     def to_dict(self) -> dict[str, Any]:
-        """Its fields, as answers show them."""
+        """Its fields, as API answers show them."""
         return asdict(self)
 
 
 def report(cosines: Tensor, labels: Tensor, classes: tuple[str, ...], logit_scale: float) -> Report:
-    """Judges answers, and fits their temperature.
+    """Evaluates answers, and fits their temperature.
 
     Args:
         cosines: cosines, or a head's values, float32 [N, C].
         labels: the true classes, int64 [N].
         classes: their C names.
-        logit_scale: where the search for 1/τ begins.
+        logit_scale: the start value of the search for 1/τ.
 
     Returns:
-        The report; it holds the 1/τ that was found.
+        The report, with the fitted 1/τ.
     """
     cosines, labels = cosines.cpu(), labels.cpu()
     called = cosines.argmax(1)
@@ -75,7 +75,7 @@ def report(cosines: Tensor, labels: Tensor, classes: tuple[str, ...], logit_scal
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A picture, by its row, that was called something else than it is, with that score."""
+    """A misclassified picture: its row, and the score of the wrong class."""
 
     row: int
     label: str
@@ -86,7 +86,10 @@ class Mistake:
 def mistakes(
     cosines: Tensor, labels: Tensor, rows: Tensor, classes: tuple[str, ...], logit_scale: float
 ) -> tuple[Mistake, ...]:
-    """The surest of them, worst first. cosines float32 [N, C]; labels and rows int64 [N]."""
+    """The mistakes with the highest scores, highest first.
+
+    cosines float32 [N, C]; labels and rows int64 [N].
+    """
     top, called = F.softmax(logit_scale * cosines, dim=1).max(1)
     wrong = (called != labels).nonzero().squeeze(1)
     worst = wrong[top[wrong].argsort(descending=True)][:_MISTAKES].tolist()
@@ -96,7 +99,7 @@ def mistakes(
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (Wilson 1927)."""
+    """Wilson's 95 % interval of a proportion (Wilson 1927)."""
     share, z2 = right / n, _Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
@@ -115,7 +118,7 @@ def calibration_error(confidence: Tensor, right: Tensor) -> float:
 
 
 def fit_logit_scale(cosines: Tensor, labels: Tensor, start: float) -> float:
-    """The 1/τ of least cross-entropy, within a factor 8 of `start`: temperature scaling."""
+    """Temperature scaling: the 1/τ of least cross-entropy, within a factor of 8 of `start`."""
     factors = torch.logspace(-3, 3, 121, base=2)
     losses = torch.stack([F.cross_entropy(start * f * cosines, labels) for f in factors])
     return start * float(factors[losses.argmin()])

@@ -1,10 +1,10 @@
-"""What the paper leaves open, searched: `python -m training.search --data DIR`.
+"""Searches the settings that the paper leaves open: `python -m training.search --data DIR`.
 
-Base-to-novel, 16 photos a class, one setting changed at a time from the defaults, on sets that the
-README's main figure (Caltech 101) has nothing of: 40 classes of tiny_imagenet, tested on the ten
-photos of each that pretraining held back, and two domains of PACS, whose own figures are therefore
-not wholly blind. The frozen CLIP knows the first well already, the last hardly at all. The rate of
-MMA is searched on the same.
+The protocol is base-to-novel with 16 photos per class, and one setting at a time differs from the
+defaults. The data sets share nothing with the README's main figure (Caltech 101): 40 classes of
+tiny_imagenet, tested on the ten photos of each that pretraining held out, and two domains of PACS.
+The figures on these two domains are therefore not fully blind. The frozen CLIP already knows the
+first set well, and the last hardly at all. MMA's learning rate is searched on the same sets.
 """
 
 import argparse
@@ -34,7 +34,7 @@ MMA_RATES = (1.5e-3, 5e-3, 1.5e-2, 5e-2)  # the first is its published one
 
 
 def candidates(start: FitSettings) -> Iterator[tuple[str, FitSettings]]:
-    """The defaults, and each with one thing changed."""
+    """The defaults, then the defaults with one setting changed at a time."""
     yield "the defaults", start
     for epochs in (5, 20):
         yield f"epochs {epochs}", replace(start, epochs=epochs)
@@ -73,12 +73,12 @@ def plan(clip: FrozenCLIP) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A data set to search on: what may be drawn from, and what is tested where it is apart."""
+    """A data set to search on: the pictures to draw from, and its test split, if there is one."""
 
     name: str
     train: Pool
-    test: Pool | None  # None: what is not drawn
-    base: int  # so many of its classes are fitted
+    test: Pool | None  # None: the pictures that are not drawn
+    base: int  # the number of fitted classes
 
     def draw(self, seed: int) -> tuple[Pool, Pool, Pool]:
         """(training pictures, test pictures of base classes, of novel ones)."""
@@ -89,7 +89,7 @@ class Trial:
 
 
 def trials(clip: FrozenCLIP, data: Path, names: Sequence[str]) -> Iterator[Trial]:
-    """tiny_imagenet and domains of PACS, in this order, those of `names`."""
+    """The trials in `names`, in a fixed order: tiny_imagenet, then domains of PACS."""
     if "tiny_imagenet" in names:
         train, test = tiny_imagenet(clip, data)
         yield Trial("tiny_imagenet", train, test, CLASSES // 2)
@@ -136,7 +136,7 @@ def main() -> None:
     """Measures the candidates and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--only", default="", help="candidates whose name holds this")
+    parser.add_argument("--only", default="", help="candidates whose name contains this")
     every = ("tiny_imagenet", *DOMAINS)
     parser.add_argument("--sets", nargs="+", choices=every, default=every, help="what to search on")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
-"""The worker: takes jobs from the queue, fits, hands over. One warm process, one CLIP.
+"""The worker takes jobs from the queue, fits, and stores the results: one process, one CLIP.
 
-What it must know of records and blobs is a `JobStore`, which the service gives it.
+It reaches records and blobs only through a `JobStore`, which the service implements.
 """
 
 import logging
@@ -25,9 +25,9 @@ from training.jobs import ACTOR, QUEUE, FitJob
 
 log = logging.getLogger(__name__)
 
-_SWEEP_SECONDS = 5.0  # how often jobs that a crash left unsent are looked for
-_RENEW_SECONDS = 2.0  # a lease lasts 8
-STOP_MS = 10 * 60 * 1000  # a stopping worker ends its fit first; a second signal kills it
+_SWEEP_SECONDS = 5.0  # the interval between searches for jobs that a crash left unsent
+_RENEW_SECONDS = 2.0  # a lease lasts 8 seconds
+STOP_MS = 10 * 60 * 1000  # a stopping worker first finishes its fit; a second signal kills it
 
 
 class Cancelled(Exception):
@@ -35,7 +35,7 @@ class Cancelled(Exception):
 
 
 class LeaseLost(Exception):
-    """Another worker has the job: this one has nothing more to say about it."""
+    """Another worker has the job; this one must not change it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class Task:
 
     images: ImageSet
     settings: FitSettings
-    data_digest: str  # of the pictures as they were sent
-    names: tuple[str, ...]  # of each picture, for the report
+    data_digest: str  # digest of the pictures' files
+    names: tuple[str, ...]  # the pictures' file names, for the report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a fit gave."""
+    """The result of a fit."""
 
     weights: AdapterWeights
     head: Evidence
@@ -65,7 +65,7 @@ class JobStore(Protocol):
     """Where jobs come from and results go; the service implements it."""
 
     def at_work(self, job: FitJob) -> AbstractContextManager[None]:
-        """Around all work on a job, so that what is logged within says whose it is."""
+        """The context of all work on a job: log lines within it name the tenant and the job."""
 
     def choose(self, job: FitJob) -> FitJob:
         """The job to do now: the one that was sent, or one that is due before it."""
@@ -74,29 +74,29 @@ class JobStore(Protocol):
         """Takes a job; False when there is nothing left to do."""
 
     def load(self, job: FitJob) -> Task:
-        """What a claimed job is about."""
+        """The pictures and settings of a claimed job."""
 
     def renew(self, job: FitJob) -> bool:
-        """Says that the job is still worked on; False when another worker has it."""
+        """Renews the job's lease; False when another worker has it."""
 
     def progress(self, job: FitJob, progress: Progress) -> bool:
-        """Shows how far it is; True when it should stop."""
+        """Records the progress; True when the fit should stop."""
 
     def finish(self, job: FitJob, outcome: Outcome) -> None:
-        """Stores and publishes the result, once however often it is called."""
+        """Stores and publishes the result; repeated calls have no effect."""
 
     def fail(self, job: FitJob, reason: str) -> None:
-        """Ends the job with a reason fit for its owner."""
+        """Ends the job as failed, with a reason that its owner may see."""
 
     def cancelled(self, job: FitJob) -> None:
         """Ends the job as cancelled."""
 
     def sweep(self) -> None:
-        """Sends what a crash left unsent."""
+        """Sends jobs that a crash left unsent."""
 
 
 def run(broker: RedisBroker, clip: FrozenCLIP, job_store: JobStore, stop: threading.Event) -> None:
-    """Works until `stop`; then ends the job in hand and leaves the others in the queue."""
+    """Works until `stop`; then finishes the current job and leaves the others in the queue."""
 
     @dramatiq.actor(broker=broker, queue_name=QUEUE, actor_name=ACTOR)
     def fit_actor(tenant: str, job: str) -> None:
@@ -105,19 +105,19 @@ def run(broker: RedisBroker, clip: FrozenCLIP, job_store: JobStore, stop: thread
             work(clip, job_store, chosen)
 
     worker = dramatiq.Worker(broker, queues={QUEUE}, worker_threads=1)
-    worker.queue_prefetch = 1  # what one worker holds, another cannot take
+    worker.queue_prefetch = 1  # a job that one worker has fetched is not available to others
     worker.start()
     log.info("worker ready: %s on %s", clip.name, clip.device)
     while not stop.wait(_SWEEP_SECONDS):
         try:
             job_store.sweep()
-        except RMAdapterError as error:  # Redis is away: the queue's own threads wait for it too
+        except RMAdapterError as error:  # Redis is away; the queue's threads wait for it too
             log.warning("sweep: %s", error)
     worker.stop(timeout=STOP_MS)
 
 
 def work(clip: FrozenCLIP, job_store: JobStore, job: FitJob) -> None:
-    """One job from claim to end. Whatever goes wrong ends it with a reason."""
+    """Runs one job from claim to end. Any error ends it as failed, with a reason."""
     try:
         if job_store.claim(job):
             with _Lease(job_store, job) as lease:
@@ -167,7 +167,7 @@ def _fit(clip: FrozenCLIP, job_store: JobStore, job: FitJob, lease: "_Lease") ->
 
 
 def _named(evaluation: Evaluation, names: tuple[str, ...]) -> dict[str, Any]:
-    """With each mistake's picture in place of its row."""
+    """The evaluation's fields, with each mistake's picture name in place of its row."""
     metrics = evaluation.to_dict()
     for mistake in metrics["mistakes"]:
         mistake["image"] = names[mistake.pop("row")]
@@ -175,13 +175,13 @@ def _named(evaluation: Evaluation, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """On the CPU, PyTorch has no class of its own for it."""
+    """Whether memory ran out; on the CPU, PyTorch has no own class for this error."""
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return known or "not enough memory" in str(error) or "can't allocate memory" in str(error)
 
 
 class _Lease:
-    """Keeps a job's lease from a thread of its own while the fit runs."""
+    """Renews a job's lease on a separate thread while the fit runs."""
 
     def __init__(self, job_store: JobStore, job: FitJob) -> None:
         self._job_store, self._job = job_store, job

@@ -1,10 +1,10 @@
-"""The peers: what else one could fit on the same frozen CLIP from the same pictures.
+"""The baselines: other methods on the same frozen CLIP and the same pictures.
 
-Every method takes a `Pool` and gives a `Fitted`. A pool holds the input of the first block, so that
-pictures pass the patch embedding (the bundled CLIP's costly part) once for all methods.
+Every method takes a `Pool` and returns a `Fitted`. A pool holds the input of the first block, so
+that pictures pass the patch embedding (the bundled CLIP's costly part) once for all methods.
 
-Where a method is bound to the classes that it was fitted on (LP++, Tip-Adapter-F), other names get
-the frozen CLIP's zero-shot answer: their papers give no other path.
+LP++ and Tip-Adapter-F are limited to the classes that they were fitted on. Other names get the
+frozen CLIP's zero-shot answer, since the papers give no other method.
 """
 
 from collections.abc import Callable
@@ -35,8 +35,8 @@ class MethodSettings:
 def method_settings(clip: FrozenCLIP) -> MethodSettings:
     """The defaults for a CLIP.
 
-    The peers' settings are their papers'. There is one exception: the meaning of MMA's rate depends
-    on a model's scale, so it was searched for the bundled CLIP as RMAdapter's settings were.
+    The baselines have their papers' settings, with one exception. The effect of MMA's learning rate
+    depends on a model's scale, so it was searched for the bundled CLIP, like RMAdapter's settings.
     """
     mma = MMASettings(learning_rate=5e-3) if clip.name == BUNDLED else MMASettings()
     return MethodSettings(default_settings(clip), mma=mma)

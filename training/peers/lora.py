@@ -38,11 +38,11 @@ class LoRAAttention(nn.Module):
         for matrix in self.down:
             nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
         self.dropout, self.scale = nn.Dropout(plan.dropout), 1 / math.sqrt(rank)
-        self._frozen = [frozen]  # in a list: no parameter of ours
+        self._frozen = [frozen]  # a list hides its parameters from this module
 
     @property
     def num_heads(self) -> int:
-        """As the replaced module has it; open_clip reads it."""
+        """The replaced module's number of heads, which open_clip reads."""
         return int(self._frozen[0].num_heads)
 
     def forward(
@@ -53,13 +53,13 @@ class LoRAAttention(nn.Module):
         need_weights: bool = False,
         attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """Attention, [B, Q, d] and twice [B, T, d] → [B, Q, d], as the replaced module returns it.
+        """Attention with the replaced module's signature: [B, Q, d], 2 × [B, T, d] → [B, Q, d].
 
         Args:
             query: [B, Q, d].
             key: [B, T, d].
             value: [B, T, d].
-            need_weights: read by nobody; the replaced module takes it.
+            need_weights: ignored; the replaced module has it.
             attn_mask: [Q, T], or [B · heads, Q, T].
         """
         frozen = self._frozen[0]
@@ -80,8 +80,8 @@ class LoRA(nn.Module):
     """The updates of all blocks of both towers.
 
     Raises:
-        UnsupportedModel: a block whose attention is not an nn.MultiheadAttention with joint q, k, v
-            weights, which would go unadapted without a word.
+        UnsupportedModel: a block's attention is not an nn.MultiheadAttention with joint q, k, v
+            weights, so that LoRA could not adapt it.
     """
 
     def __init__(self, clip: FrozenCLIP, plan: LoRASettings) -> None:
@@ -99,7 +99,7 @@ class LoRA(nn.Module):
 
     @contextmanager
     def injected(self) -> Iterator[None]:
-        """Puts the updated attention in place; the frozen CLIP is itself again after."""
+        """Installs the updated attention, and restores the frozen CLIP's at the end."""
         frozen = [block.attn for block in self._blocks[0]]
         try:
             for block, attention in zip(self._blocks[0], self.attentions, strict=True):
@@ -111,7 +111,7 @@ class LoRA(nn.Module):
 
 
 def fit_lora(clip: FrozenCLIP, train: Pool, template: str, plan: LoRASettings, seed: int) -> Fitted:
-    """CLIP-LoRA: cross-entropy alone, AdamW under a cosine, no augmentation (the paper has one)."""
+    """CLIP-LoRA: cross-entropy, AdamW with a cosine schedule, without the paper's augmentation."""
     adapted = adapted_cosines(clip, template)
     torch.manual_seed(seed)
     lora = LoRA(clip, plan)

@@ -13,7 +13,7 @@ from training.peers.pool import Fitted, Pool, bound_cosines
 
 @dataclass(frozen=True, slots=True)
 class LPSettings:
-    """LP++ (Huang et al., CVPR 2024): full-batch steps; step sizes follow from the features."""
+    """LP++ (Huang et al., CVPR 2024): full-batch steps, sized by the features."""
 
     steps: int = 300
     alpha_every: int = 10  # steps between two steps of α, as in the authors' code
@@ -21,7 +21,7 @@ class LPSettings:
 
 
 class LinearProbe(nn.Module):
-    """LP++'s head: logits = f·W + b + α ∘ f·T, with one α a class.
+    """LP++'s head: logits = f·W + b + α ∘ f·T, with one α per class.
 
     W starts at the classes' sums of features (the class mean times the shots) and α at
     250 · mean similarity of pictures to their own class's text, as in the authors' code.
@@ -56,7 +56,7 @@ def fit_lp(clip: FrozenCLIP, train: Pool, template: str, plan: LPSettings) -> Fi
         F.cross_entropy(probe(features), labels).backward()
         optimiser.step()
         if step % plan.alpha_every == 0 and probe.alpha.grad is not None:
-            with torch.no_grad():  # its gradient is never set to zero, as in their code
+            with torch.no_grad():  # α's gradient accumulates, as in the authors' code
                 probe.alpha.sub_(alpha_step * probe.alpha.grad)
     return Fitted(
         sum(p.numel() for p in probe.parameters()), bound_cosines(clip, train, template, probe)

@@ -19,15 +19,16 @@ from training.peers.pool import Fitted, Pool, adapted_cosines
 class MMASettings:
     """MMA (Yang et al., CVPR 2024).
 
-    These are its published settings, and its code's where the paper says nothing. Adapters sit in
-    blocks 5 to 12 of 12, as RMAdapter's do. Pictures are cropped and flipped at random.
+    These are the published settings, or those of the authors' code where the paper gives none.
+    Adapters sit in blocks 5 to 12 of 12, as RMAdapter's do. Pictures are randomly cropped and
+    flipped.
     """
 
     rank: int = 32
     alpha: float = 1e-3
     epochs: int = 5
-    batch_size: int = 16  # its code: 128 on ImageNet
-    learning_rate: float = 1.5e-3  # of SGD, between gradient scalings: as 1.5 without them
+    batch_size: int = 16  # the authors' code has 128 on ImageNet
+    learning_rate: float = 1.5e-3  # of SGD; the gradient scaling makes it act as 1.5
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
@@ -37,7 +38,7 @@ class Scaled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        """Gives x back, of any shape."""
+        """Returns x, of any shape."""
         ctx.factor = factor
         return x.view_as(x)
 
@@ -48,10 +49,10 @@ class Scaled(torch.autograd.Function):
 
 
 class MMA(nn.Module):
-    """Adapters in the upper blocks of both towers, their bottlenecks through one shared projection.
+    """Adapters in the upper blocks of both towers, with one shared projection per pair of blocks.
 
-    y = α · up(σ(shared(σ(down(ln_1(x)))))), σ = ReLU, is added to the block's output. The shared
-    projections pair the towers' blocks from the top, where their depths differ.
+    y = α · up(σ(shared(σ(down(ln_1(x)))))), σ = ReLU, is added to the block's output. If the
+    towers' depths differ, their blocks are paired from the top.
     """
 
     def __init__(self, image: TowerShape, text: TowerShape, plan: MMASettings) -> None:
@@ -66,10 +67,11 @@ class MMA(nn.Module):
                 nn.init.zeros_(linear.bias)
 
     def delta(self, bottlenecks: nn.ModuleList, blocks: nn.ModuleList) -> Delta:
-        """What `bottlenecks`, one of the two towers', add to the outputs of its frozen `blocks`.
+        """What one tower's `bottlenecks` add to the outputs of its frozen `blocks`.
 
-        Going back, the gradient is multiplied by 1/α behind the adapter and by α before it, as in
-        the authors' code: lower blocks get their true gradient, its own weights 1/α times theirs.
+        In the backward pass the gradient is multiplied by 1/α at the adapter's output and by α at
+        its input, as in the authors' code. Lower blocks get their true gradient, and the adapter's
+        own weights get 1/α times theirs.
         """
 
         def added(block: int, x: Tensor) -> Tensor | None:
@@ -86,7 +88,7 @@ class MMA(nn.Module):
 
 
 def _bottlenecks(shape: TowerShape, rank: int) -> nn.ModuleList:
-    """(down, up) of the blocks K, K−1, …, k."""
+    """The (down, up) projections of blocks K, K−1, …, k."""
     return nn.ModuleList(
         nn.ModuleList([nn.Linear(shape.width, rank), nn.Linear(rank, shape.width)])
         for _ in range(first_block(shape), shape.blocks + 1)
@@ -94,7 +96,7 @@ def _bottlenecks(shape: TowerShape, rank: int) -> nn.ModuleList:
 
 
 def fit_mma(clip: FrozenCLIP, train: Pool, template: str, plan: MMASettings, seed: int) -> Fitted:
-    """MMA: cross-entropy alone, SGD whose rate follows a cosine from epoch to epoch."""
+    """MMA: cross-entropy, SGD with a cosine schedule by epoch."""
     torch.manual_seed(seed)
     mma = MMA(clip.image, clip.text, plan).to(clip.device)
     see = mma.delta(mma.image, clip.model.visual.transformer.resblocks)
@@ -135,7 +137,7 @@ def _train_mma(
 
 
 def augmented(pixels: Tensor) -> Tensor:
-    """A random part of each picture, at its size, flipped or not: uint8 [B, 3, S, S] → the same."""
+    """A random crop of each picture, resized and maybe flipped: uint8 [B, 3, S, S] → the same."""
     crop = v2.RandomResizedCrop(pixels.shape[-1], interpolation=v2.InterpolationMode.BICUBIC)
     change = v2.Compose([crop, v2.RandomHorizontalFlip()])
     return torch.stack([change(picture) for picture in pixels])

@@ -1,4 +1,4 @@
-"""Photos that many methods read, what a fitted method is, and the ways in which one answers."""
+"""The photos that all methods share, the fitted method, and its ways to compute scores."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +11,12 @@ from training.data import ImageSet
 from training.fit import class_features, text_features
 
 _CHUNK = 64  # photos through the frozen blocks at a time
-_KEEP_BYTES = 2 << 30  # tokens above this are computed anew each time: ViT-B/16 at 3,500 photos
+_KEEP_BYTES = 2 << 30  # above this, tokens are recomputed each time: ViT-B/16 at 3,500 photos
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Pictures that many methods read: pixels, and the input of block 1 where it fits in memory."""
+    """Pictures that all methods share: pixels, and the input of block 1 if it fits in memory."""
 
     images: ImageSet
     tokens: Tensor | None  # float32 [N, T, d] on the device
@@ -27,7 +27,7 @@ class Pool:
 
     @property
     def labels(self) -> Tensor:
-        """int64 [N], places in `classes`."""
+        """Class indices, int64 [N] into `classes`."""
         return self.images.labels
 
     @property
@@ -42,14 +42,14 @@ class Pool:
         return Pool(self.images.take(rows), tokens, self.features[at])
 
     def only(self, first: int, last: int) -> "Pool":
-        """The classes first…last−1, labels counted anew from 0."""
+        """The pictures of classes first…last−1; their labels start from 0."""
         rows = ((self.labels >= first) & (self.labels < last)).nonzero().squeeze(1)
         part = self.take(rows)
         named = ImageSet(part.images.pixels, part.labels - first, self.classes[first:last])
         return replace(part, images=named)
 
     def chunks(self, clip: FrozenCLIP) -> Iterator[Tensor]:
-        """The input of block 1, [≤64, T, d] at a time."""
+        """The input of block 1 in chunks, [≤64, T, d]."""
         if self.tokens is not None:
             yield from self.tokens.split(_CHUNK)
             return
@@ -74,14 +74,14 @@ def make_pool(clip: FrozenCLIP, images: ImageSet) -> Pool:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A fitted method: how many numbers it trained, and (pool, class names) → logits [N, C]."""
+    """A fitted method: its trainable parameters, and (pool, class names) → logits [N, C]."""
 
     parameters: int
     cosines: Callable[[Pool, Sequence[str]], Tensor]
 
 
 def frozen_cosines(clip: FrozenCLIP, template: str) -> Callable[[Pool, Sequence[str]], Tensor]:
-    """A judge of pictures by the frozen CLIP: cosines float32 [N, C] of a pool and class names."""
+    """The frozen CLIP's scores: (pool, class names) → cosines, float32 [N, C]."""
 
     def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
         return pool.features @ class_features(clip, None, classes, template).T
@@ -92,7 +92,7 @@ def frozen_cosines(clip: FrozenCLIP, template: str) -> Callable[[Pool, Sequence[
 def adapted_cosines(
     clip: FrozenCLIP, template: str, see: Delta | None = None, read: Delta | None = None
 ) -> Callable[[Pool, Sequence[str]], Tensor]:
-    """Both towers run with what the deltas add to their blocks' outputs."""
+    """Scores by both towers with the deltas added to their blocks' outputs."""
 
     @torch.no_grad()
     def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:
@@ -104,14 +104,14 @@ def adapted_cosines(
 
 @torch.no_grad()
 def adapted_images(clip: FrozenCLIP, pool: Pool, see: Delta | None) -> Tensor:
-    """Unit features of a pool's pictures, [N, e], with what the delta adds to the blocks."""
+    """Unit features of a pool's pictures, [N, e], with the delta added to the blocks' outputs."""
     return torch.cat([clip.image_upper(tokens, 1, see) for tokens in pool.chunks(clip)])
 
 
 def bound_cosines(
     clip: FrozenCLIP, train: Pool, template: str, logits: Callable[[Tensor], Tensor]
 ) -> Callable[[Pool, Sequence[str]], Tensor]:
-    """`logits` for the fitted classes, zero-shot for any others."""
+    """Scores by `logits` for the fitted classes, and zero-shot for any others."""
 
     @torch.no_grad()
     def cosines(pool: Pool, classes: Sequence[str]) -> Tensor:

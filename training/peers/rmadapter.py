@@ -1,4 +1,4 @@
-"""RMAdapter under the protocols: its names alone, and with the head, as a tenant's own fit."""
+"""RMAdapter under the protocols: with adapted names alone, and with the head as in serving."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,14 +24,14 @@ from training.peers.pool import Fitted, Pool, adapted_cosines, adapted_images
 
 
 def fit_adapters(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Fitted:
-    """RMAdapter, which judges each class by its adapted name."""
+    """RMAdapter without the head: each class's score comes from its adapted name."""
     _, fitted = _fit(clip, train, settings)
     cosines = adapted_cosines(clip, settings.template, fitted.image.delta, fitted.text.delta)
     return Fitted(_parameters(fitted, settings), cosines)
 
 
 def fit_with_head(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Fitted:
-    """RMAdapter and the head on its features, as a tenant's own fit: `values` in place of cosines.
+    """RMAdapter with the head on its features, as in serving: `values` in place of cosines.
 
     The head has no trainable parameters: it is a closed form.
     """
@@ -65,7 +65,7 @@ def _parameters(adapters: CLIPAdapters, settings: FitSettings) -> int:
 
 
 def trained_parameters(adapters: CLIPAdapters, reconstructs: bool) -> int:
-    """How many parameters train: without a reconstruction loss, `down` and `up` alone."""
+    """The number of trainable parameters: without a reconstruction loss, only `down` and `up`."""
     return sum(
         value.numel()
         for name, value in adapters.named_parameters()
@@ -75,7 +75,7 @@ def trained_parameters(adapters: CLIPAdapters, reconstructs: bool) -> int:
 
 @torch.no_grad()
 def prepare_pool(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Prepared:
-    """As `training.fit.prepare`, from a pool's tokens."""
+    """Does what `training.fit.prepare` does, from a pool's tokens."""
     first = settings.adapter.image_first
     images = freeze(clip, (clip.image_between(x, 1, first) for x in train.chunks(clip)), first)
     return prepare_classes(clip, train.classes, images, train.labels, settings)

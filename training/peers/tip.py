@@ -21,7 +21,7 @@ class TipSettings:
     epochs: int = 20
     batch_size: int = 256
     learning_rate: float = 1e-3
-    search: bool = True  # α and β on a quarter of the *training* pictures; the paper: a val split
+    search: bool = True  # of α and β on a quarter of the *training* pictures; paper: a val split
 
 
 def cache_logits(
@@ -32,7 +32,7 @@ def cache_logits(
 
 
 def fit_tip(clip: FrozenCLIP, train: Pool, template: str, plan: TipSettings, seed: int) -> Fitted:
-    """Tip-Adapter-F: the cache's keys start at the pictures' features, and are trained."""
+    """Tip-Adapter-F: trains the cache's keys, which start as the pictures' features."""
     features, labels = train.features, train.labels.to(clip.device)
     text = class_features(clip, None, train.classes, template)
     values = F.one_hot(labels, len(text)).float()
@@ -64,7 +64,7 @@ def fit_tip(clip: FrozenCLIP, train: Pool, template: str, plan: TipSettings, see
 def _search(
     features: Tensor, frozen: Tensor, values: Tensor, plan: TipSettings
 ) -> tuple[float, float]:
-    """The α, β of the best accuracy of an untrained cache of three quarters on the last quarter."""
+    """The α, β with which an untrained cache of three quarters is best on the last quarter."""
     labels = values.argmax(1)
     before = (values.cumsum(0) * values).sum(1) - 1  # how many of its class come before: [N]
     share = values.sum(0)[labels]

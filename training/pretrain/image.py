@@ -41,17 +41,17 @@ class ImageTower(nn.Module):
         return F.normalize((self.pooled(stem_map) @ self.proj).float(), dim=1)
 
 
-USED_AXES = 240  # of the stem's projection: what the names need; the rest is for photos alone
-LINEAR_RIDGE = 0.3  # of the least squares of logits on names
-LINEAR_SHARE = 0.5  # of that in an image's target, beside 1.0 of the names that it shows
+USED_AXES = 240  # axes of the stem's projection for the names; the rest is for photos alone
+LINEAR_RIDGE = 0.3  # ridge strength of the regression of logits on names
+LINEAR_SHARE = 0.5  # weight of its result in an image's target; its names have weight 1.0
 
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Names that a class may be called by, with the text tower's features of them.
+    """The possible names of the classes, with the text tower's features of them.
 
-    `features` [K, 384], the first 1,000 the classes' own; `aliases` and `kinds` hold, for each
-    class, places in it; `sizes` says how many classes share each name.
+    The first 1,000 rows of `features` [K, 384] are the classes' own names. `aliases` and `kinds`
+    hold row numbers for each class; `sizes` is the number of classes that share each name.
     """
 
     features: Tensor
@@ -86,8 +86,8 @@ def make_lexicon(
 def rename(lexicon: Lexicon, generator: torch.Generator) -> Tensor:
     """A random name for each of the 1,000 classes, int64 [1000]: its own, an alias, or a kind.
 
-    Half of the time every class has its own name, some an alias. Else some kinds, up to a random
-    size, stand for all their classes: 'dog' for 118 of them.
+    Half of the time every class has its own name or an alias. Otherwise some kinds, up to a random
+    size, replace the names of all their classes: 'dog' replaces 118.
     """
     draw = torch.rand(1002 + len(lexicon.sizes), generator=generator).tolist()
     limit = 0.0 if draw[0] < 0.5 else math.exp(draw[1] * math.log(250))
@@ -104,8 +104,9 @@ def rename(lexicon: Lexicon, generator: torch.Generator) -> Tensor:
 def stem_axes(centred: Tensor, target: Tensor) -> Tensor:
     """Which combinations of the stem's channels the tower takes in, [320, 1280].
 
-    First those that a ridge regression of the target [n, 384] on the centred mean features
-    [n, 1280] uses most, then the main ones of what those leave; each scaled half-way to white.
+    The first axes are those that a ridge regression of the target [n, 384] on the centred mean
+    features [n, 1280] uses most; the rest are principal axes of the remainder. Each axis is scaled
+    by half of what would whiten it.
     """
     weight = ridge(centred, target, 1e-3)  # [1280, 384]
     used = torch.linalg.svd((centred @ weight).T @ centred, full_matrices=False)[2]
@@ -119,9 +120,9 @@ def stem_axes(centred: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def start_image(tower: ImageTower, stem: nn.Module, cache: Cache, target: Tensor) -> None:
-    """Start as a ridge regression from the mean stem feature to the target [V, 384].
+    """Starts the tower as a ridge regression from the mean stem feature to the target [V, 384].
 
-    The target is linear in that feature, so that 6,000 views are enough to find it.
+    The regression is linear, so 6,000 views are enough.
     """
     count = min(6000, len(cache.maps))
     maps = [stem_head(stem, cache.maps[i : i + 250].float()) for i in range(0, count, 250)]
@@ -144,8 +145,8 @@ def start_image(tower: ImageTower, stem: nn.Module, cache: Cache, target: Tensor
 def soft_labels(cache: Cache) -> Tensor:
     """What each view shows, [V, 1000], from the classifier's answer and the label.
 
-    They count half and half where the photo is small, since the classifier is right on 28 % of
-    those; else 0.7 to 0.3.
+    Both have weight 0.5 for small photos, since the classifier is right on 28 % of those; otherwise
+    the weights are 0.7 and 0.3.
     """
     seen = F.softmax(cache.logits.float(), 1)
     share = torch.where(cache.small, 0.5, 0.3)[:, None]
@@ -153,11 +154,12 @@ def soft_labels(cache: Cache) -> Tensor:
 
 
 def linear_places(cache: Cache, lexicon: Lexicon) -> Tensor:
-    """Where a view's logits put it if the names' features spanned them, unit [V, 384].
+    """The position of each view by a regression of its logits on the names' features, [V, 384].
 
-    Least squares of the centred logits on the names' features. Softmax forgets all but the first
-    few classes; this keeps what the classifier knows of the others, and so reaches classes that no
-    photo here shows: of 50 such photos it names 24 rightly, among 1,000 names, the classifier 43.
+    It is a least-squares fit of the centred logits, with unit rows. Softmax keeps only the first
+    few classes. This also keeps the classifier's scores of the others, and so helps with classes
+    that no photo here shows: of 50 such photos, among 1,000 names, it gets 24 right, the
+    classifier 43.
     """
     names = lexicon.features[:1000]
     gram = names.T @ names + LINEAR_RIDGE * torch.eye(names.shape[1])
@@ -169,7 +171,7 @@ def linear_places(cache: Cache, lexicon: Lexicon) -> Tensor:
 def paste(maps: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Half of the batch gets a rectangle of another picture's 7 x 7 grid, and its labels' share.
 
-    maps [B, 320, 7, 7]; labels [B, K], whatever of a view mixes by share.
+    maps [B, 320, 7, 7]; labels [B, K], any targets that can be mixed by share.
     """
     half = len(maps) // 2
     other = torch.randperm(len(maps), generator=generator)[:half]
@@ -186,9 +188,9 @@ def paste(maps: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Ten
 
 
 def likeness_loss(z: Tensor, pooled: Tensor) -> Tensor:
-    """Views alike to the stem shall be alike to the tower: KL of neighbours in the batch.
+    """KL loss that makes views similar in the tower's features if they are in the stem's.
 
-    z [B, 384] and the stem's mean features [B, 1280], each less its batch mean.
+    z [B, 384] and the stem's mean features [B, 1280] are centred over the batch.
     """
     count = len(z)
     off = ~torch.eye(count, dtype=torch.bool)
@@ -236,7 +238,7 @@ class ImageLoss:
         target = F.normalize(labels @ self.lexicon.features[:1000], dim=1)
         target = F.normalize(target + LINEAR_SHARE * linear, dim=1)
         near = (1 - (z * target).sum(1)).mean()
-        plain = ~self.cache.drawn[at]  # the stem finds drawings alike for being drawings
+        plain = ~self.cache.drawn[at]  # to the stem, all drawings look alike
         pooled = stem_map.float().mean((2, 3))
         alike = likeness_loss(z[plain], pooled[plain])
         loss: Tensor = names + self.cosine_weight * near + self.likeness_weight * alike
@@ -252,14 +254,14 @@ class ImageLoss:
 
 @torch.inference_mode()
 def image_features(tower: nn.Module, stem: nn.Module, maps: Tensor) -> Tensor:
-    """Half maps [V, 320, 7, 7] to unit features [V, 384]."""
+    """Half-precision maps [V, 320, 7, 7] to unit features [V, 384]."""
     with torch.autocast("cpu", torch.bfloat16):
         parts = [tower(stem_head(stem, part.float())) for part in torch.split(maps, 250)]
     return torch.cat(parts).clone()
 
 
 def nearest_mean(z: Tensor, classes: int) -> float:
-    """Share of [classes * k, d] that lies nearest its class's mean without itself, by cosine."""
+    """Leave-one-out nearest-mean accuracy by cosine, of features [classes * k, d]."""
     rows = F.normalize(z, dim=1).view(classes, -1, z.shape[1])
     total = rows.sum(1)
     score = torch.einsum("ckd,ed->cke", rows, F.normalize(total, dim=1))
@@ -298,7 +300,7 @@ def image_figures(
 def train_image(
     stem: nn.Module, cache: Cache, held: Cache, lexicon: Lexicon, out: Path, steps: int, seed: int
 ) -> tuple[ImageTower, float]:
-    """Train, or load, the image tower and the logits' scale; out/image.pt is the checkpoint."""
+    """Trains or loads the image tower and the logits' scale; out/image.pt is the checkpoint."""
     torch.manual_seed(seed)
     tower = ImageTower(new_clip(), STEM_CHANNELS)
     if not (out / "image.pt").exists():

@@ -1,4 +1,4 @@
-"""The finished model on data that it never saw: Caltech 101 and PACS."""
+"""Measures the finished model on data that it never saw: Caltech 101 and PACS."""
 
 import json
 import zipfile
@@ -50,7 +50,7 @@ def zero_shot(z: Tensor, answer: Tensor, names: Tensor) -> float:
 
 
 def few_shot(z: Tensor, answer: Tensor, seed: int = 1) -> float:
-    """Nearest mean of SHOTS photos of each class, on the rest."""
+    """The accuracy by the nearest mean of SHOTS photos per class, on the other photos."""
     order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed)).tolist()
     shown: dict[int, list[int]] = {}
     asked: list[int] = []

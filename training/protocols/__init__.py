@@ -1,8 +1,8 @@
 """The field's protocols: base-to-novel, few-shot, cross-data-set, domain generalisation.
 
-Intervals: of one method's accuracy, Wilson's 95 % over the test pictures of one seed (the seeds
-share their test pictures, so pooling them would promise too much). Of the difference between two
-methods, Student's 95 % over the paired seeds.
+The interval of one method's accuracy is Wilson's 95 % over the test pictures of one seed. (Seeds
+share their test pictures, so pooling them would make it too narrow.) The interval of the
+difference between two methods is Student's 95 % over the paired seeds.
 """
 
 import math
@@ -20,7 +20,7 @@ from training.peers.pool import Fitted, Pool
 from training.protocols.datasets import DataSet
 from training.report import wilson
 
-# Student's 97.5 % quantile by degrees of freedom; beyond the table, the normal's
+# Student's 97.5 % quantile by degrees of freedom; beyond the table, the normal quantile is used
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 Interval = tuple[float, float]
@@ -30,7 +30,7 @@ OnFit = Callable[[str, int], None]  # (label, seed), after each
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """Base and novel photos judged among all names at once: means over the seeds."""
+    """Base and novel accuracy among all names at once, means over the seeds."""
 
     base: float
     novel: float
@@ -42,7 +42,7 @@ class Result:
     """One method under one protocol. Accuracies are shares, means over the seeds.
 
     `base` is the accuracy among the fitted classes' names (few-shot: all classes), or on the target
-    data set of a transfer; `novel` and `hm`, their harmonic mean, are of base-to-novel alone.
+    data set of a transfer. Only base-to-novel has `novel` and `hm`, the harmonic mean of the two.
     """
 
     method: str
@@ -57,10 +57,10 @@ class Result:
     seeds: tuple[int, ...]
     base_by_seed: tuple[float, ...]
     novel_by_seed: tuple[float, ...]
-    target: str | None = None  # the data set tested on, where it is not the one trained on
-    mixed: Mixed | None = None  # of base-to-novel, where it was asked for
-    confusion: tuple[tuple[int, ...], ...] = ()  # [true][called], all seeds, on `classes`
-    classes: tuple[str, ...] = ()  # those that `base` is among
+    target: str | None = None  # the test data set of a transfer
+    mixed: Mixed | None = None  # of base-to-novel, if requested
+    confusion: tuple[tuple[int, ...], ...] = ()  # [true][predicted], all seeds, on `classes`
+    classes: tuple[str, ...] = ()  # the classes of `base`
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields."""
@@ -71,7 +71,7 @@ class Result:
         return {k: v for k, v in asdict(self).items() if k not in ("confusion", "classes")}
 
     def score_by_seed(self) -> tuple[float, ...]:
-        """What two methods are compared by: the harmonic mean if there is one, else `base`."""
+        """The score that compares methods: the harmonic mean if there is one, else `base`."""
         if not self.novel_by_seed:
             return self.base_by_seed
         pairs = zip(self.base_by_seed, self.novel_by_seed, strict=True)
@@ -96,7 +96,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class _Tally:
-    """Right answers of one fit on one set: confusion int64 [C, C], and the C class names."""
+    """The results of one fit on one set: confusion int64 [C, C], and the C class names."""
 
     confusion: Tensor
     classes: tuple[str, ...]
@@ -127,7 +127,7 @@ def base_to_novel(
 
     With `mixed`, both halves are tested among all names too.
     """
-    half = math.ceil(len(data.classes) / 2)  # CoOp's: of an odd number, one more is base
+    half = math.ceil(len(data.classes) / 2)  # as CoOp: of an odd number, base has one more
 
     def draw(seed: int) -> tuple[Pool, list[Pool]]:
         drawn, test = data.draw(shots, seed)
@@ -164,8 +164,8 @@ def transfer(
 ) -> list[Result]:
     """Trains on all classes of the source and tests on each target among the target's own names.
 
-    That is the cross-data-set protocol. With the same classes in another look it is domain
-    generalisation.
+    This is the cross-data-set protocol. If the targets have the same classes in another domain, it
+    is domain generalisation.
     """
     tests = [target.everything() for target in targets.values()]
     runs = _runs(plan, seeds, on_fit, lambda seed: (source.draw(shots, seed)[0], tests))
@@ -185,7 +185,7 @@ def check_same_classes(source: DataSet, targets: Mapping[str, DataSet]) -> None:
 
 
 def differences(results: Sequence[Result], method: str = "rmadapter") -> list[Difference]:
-    """`method` against every other one, by target and shots."""
+    """The differences of `method` from every other method, by target and shots."""
     found = []
     for mine in (r for r in results if r.method == method):
         for peer in results:
@@ -237,7 +237,7 @@ def _runs(
 ) -> dict[str, list[_Run]]:
     """Every method on the same draws: `draw` gives (training pictures, test sets) of a seed.
 
-    `names`: what each test set is judged among once more.
+    `names`: all names; each test set is also judged among them.
     """
     runs: dict[str, list[_Run]] = {label: [] for label in plan}
     for seed in seeds:
@@ -263,7 +263,7 @@ def _run(
 
 
 def _among(fitted: Fitted, test: Pool, names: Sequence[str]) -> float:
-    """The accuracy of a test set among names that hold its own."""
+    """The accuracy of a test set among names that include its own."""
     places = torch.tensor([names.index(name) for name in test.classes])
     called = fitted.cosines(test, names).argmax(1).cpu()
     return float((called == places[test.labels]).float().mean())
@@ -320,6 +320,6 @@ def _mixed(runs: list[_Run]) -> Mixed | None:
 
 
 def _interval(tallies: list[_Tally]) -> Interval:
-    """Wilson's, as if the mean accuracy had been measured on one seed's pictures."""
+    """Wilson's interval, as if the mean accuracy was measured on one seed's pictures."""
     images = round(statistics.fmean(t.images for t in tallies))
     return wilson(round(statistics.fmean(t.accuracy for t in tallies) * images), images)

@@ -20,8 +20,8 @@ def method_plan(clip: FrozenCLIP, methods: Sequence[str], lora_steps: int | None
 
     Args:
         clip: the frozen CLIP that all methods share.
-        methods: names of `METHODS`; surrounding spaces do not count.
-        lora_steps: CLIP-LoRA's steps per shot; None: its paper's.
+        methods: names of `METHODS`; surrounding spaces are ignored.
+        lora_steps: CLIP-LoRA's steps per shot; None: its paper's number.
 
     Raises:
         RMAdapterError: no such method.
@@ -52,7 +52,7 @@ def ablation_plan(clip: FrozenCLIP, ablation: Ablation) -> Plan:
 def ablation_rows(clip: FrozenCLIP, ablation: Ablation) -> dict[str, FitSettings]:
     """The paper's rows (`training.protocols.published.ABLATIONS`) as settings.
 
-    A shared up-projection, the paper's third way of sharing, is not built.
+    A shared up-projection, the paper's third variant, is not implemented.
     """
     default = default_settings(clip)
     adapter, full = default.adapter, default.losses

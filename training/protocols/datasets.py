@@ -27,7 +27,7 @@ class Listing:
         return Listing(tuple(self.items[i] for i in rows.tolist()), self.labels[rows], self.classes)
 
     def decode(self, clip: FrozenCLIP) -> ImageSet:
-        """The pictures as the CLIP wants them; raises BadDataset for a broken one."""
+        """The pictures, preprocessed for the CLIP; raises BadDataset for a broken one."""
         data = (item if isinstance(item, bytes) else item.read_bytes() for item in self.items)
         numbered = (Sample(f"{i:08d}", str(i), bytes_) for i, bytes_ in enumerate(data))
         pixels = image_set(numbered, clip.spec).pixels
@@ -36,7 +36,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A data set; without a test split of its own, the pictures not drawn are the test pictures."""
+    """A data set; without a test split, the pictures that are not drawn are the test pictures."""
 
     clip: FrozenCLIP
     train: Listing | Pool
@@ -48,7 +48,7 @@ class DataSet:
         return self.train.classes
 
     def draw(self, shots: int, seed: int) -> tuple[Pool, Pool]:
-        """(`shots` training pictures a class, the test pictures); no picture is in both."""
+        """(`shots` training pictures per class, the test pictures); no picture is in both."""
         drawn, others = few_shot(self.train.labels, shots, seed)
         if isinstance(self.train, Listing):
             assert self.test is not None
@@ -59,7 +59,7 @@ class DataSet:
         return self.train.take(drawn), test
 
     def everything(self) -> Pool:
-        """The test pictures of a data set that nothing is trained on: its test split, or all."""
+        """The test pictures of a target data set: its test split, or all pictures."""
         if self.test is not None:
             return self.test
         assert isinstance(self.train, Pool)
@@ -67,10 +67,10 @@ class DataSet:
 
 
 def read_dataset(clip: FrozenCLIP, path: Path) -> DataSet:
-    """A zip or a folder a class, or a data set in CoOp's layout.
+    """Reads a zip or folder with a folder per class, or a data set in CoOp's layout.
 
     Raises:
-        BadDataset: neither, or a broken picture.
+        BadDataset: the path is neither, or a picture is broken.
     """
     if path.is_dir() and (
         any(path.glob("split_zhou_*.json")) or (path / "classnames.txt").exists()

@@ -15,10 +15,10 @@ Row = list[dict[str, Any]]  # a data set's results, one per method
 
 
 def data_set_folders(root: Path) -> list[str]:
-    """The folders of the paper's data sets that `root` has.
+    """The folders in `root` that hold the paper's data sets.
 
     Raises:
-        RMAdapterError: it has none.
+        RMAdapterError: there are none.
     """
     folders = [name for name in DATA_SETS if (root / name).is_dir()]
     if not folders:
@@ -41,7 +41,7 @@ def append_row(output: Path, folder: str, run: dict[str, Any], row: Row) -> None
 
 
 def finished_rows(output: Path, run: dict[str, Any]) -> dict[str, Row]:
-    """The rows that an earlier start of the same run wrote, without a line that was cut short."""
+    """The rows that the same run wrote before it stopped; an incomplete line is skipped."""
     done: dict[str, Row] = {}
     for line in output.read_text().splitlines() if output.exists() else []:
         try:

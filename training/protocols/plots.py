@@ -1,6 +1,6 @@
-"""Pictures of results: accuracy by photos a class or base against novel, and who is taken for whom.
+"""Plots of results: accuracy by photos per class, or base against novel; confusion matrix.
 
-Imported only where one is asked for: matplotlib is an extra.
+It is imported only for a plot, since matplotlib is an extra.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _MAX_NAMES = 40  # more than these on an axis cannot be read
 
 
 def draw(results: Sequence[Result], file: Path) -> None:
-    """Writes a PNG: all results on the left, the confusion matrix of RMAdapter's last one right."""
+    """Writes a PNG: all results on the left, RMAdapter's last confusion matrix on the right."""
     figure = Figure(figsize=(14, 6), layout="constrained")
     left, right = figure.subplots(1, 2)
     if results[0].novel is not None:
@@ -47,7 +47,7 @@ def _by_shots(axes: Any, results: Sequence[Result]) -> None:
             capsize=3,
             label=" on ".join(part for part in key if part),
         )
-    axes.set(xlabel="photos a class", ylabel="accuracy, %", xscale="log")
+    axes.set(xlabel="photos per class", ylabel="accuracy, %", xscale="log")
     axes.set_xticks(sorted({r.shots for r in results}))
     axes.minorticks_off()
     axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -63,7 +63,9 @@ def _arms(means: Sequence[float], intervals: Sequence[Interval]) -> list[list[fl
 def _confusion(axes: Any, result: Result) -> None:
     axes.imshow(result.confusion, cmap="Blues")
     axes.set(
-        xlabel="called", ylabel="true", title=f"{result.method}, {result.shots} photos a class"
+        xlabel="predicted",
+        ylabel="true",
+        title=f"{result.method}, {result.shots} photos per class",
     )
     if len(result.classes) <= _MAX_NAMES:
         places = range(len(result.classes))
