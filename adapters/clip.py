@@ -244,8 +244,8 @@ def load_clip(
         model, spec = _load_bundled(_BUNDLED_FILES / "clip-bundled")
         tokenizer: Any = SimpleTokenizer(context_length=model.context_length)
         return FrozenCLIP(model, tokenizer, spec, name, device, precision)
-    quick_gelu = bool(pretrained) and trained_with_quick_gelu(name, str(pretrained))
     try:
+        quick_gelu = pretrained is not None and trained_with_quick_gelu(name, pretrained)
         model = open_clip.create_model(name, pretrained, force_quick_gelu=quick_gelu)
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # open_clip raises RuntimeError, FileNotFoundError, HTTP errors, …

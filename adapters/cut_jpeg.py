@@ -1,5 +1,6 @@
 """Whether a JPEG that is cut short has nearly all of its picture (ITU-T T.81)."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -7,7 +8,10 @@ import numpy as np
 from PIL import ImageFile
 
 _END_OF_IMAGE = b"\xff\xd9"
-_MARKER, _START_OF_SCAN = 0xFF, 0xDA
+_START_OF_SCAN = 0xDA
+# A marker with a length: not a byte of the picture, a restart, an end, or a fill byte before it.
+_SEGMENT = re.compile(rb"\xff[\x01-\xcf\xda-\xfe]")
+_MOST_SEGMENTS = 10_000  # a file of nothing else would take seconds to walk through
 _BLOCK = 16  # rows of a block at most
 _ENOUGH = 0.95  # of the rows, and a block: less is refused
 _COEFFICIENTS = 64  # of a block: the first is its mean
@@ -36,7 +40,8 @@ def nearly_whole(file: ImageFile.ImageFile, data: bytes) -> bool:
         return False
     if file.info.get("progressive"):
         return _all_but_refined(data, len(file.getbands()))
-    return _rows_decoded(file) + _BLOCK >= _ENOUGH * file.height
+    rows = _rows_decoded(file)
+    return rows > 0 and rows + _BLOCK >= _ENOUGH * file.height
 
 
 def ended(data: bytes) -> bytes:
@@ -49,7 +54,7 @@ def _rows_decoded(file: ImageFile.ImageFile) -> int:
     """The decoder writes a row of blocks when it has the next one, into a picture of zeros."""
     file.tile = []  # what is there counts as loaded
     brightest = np.asarray(file).reshape(file.height, -1).max(axis=1)
-    return int(np.flatnonzero(brightest).max(initial=-_BLOCK - 1)) + 1
+    return int(np.flatnonzero(brightest).max(initial=-1)) + 1
 
 
 def _all_but_refined(data: bytes, components: int) -> bool:
@@ -76,14 +81,10 @@ def _scans(data: bytes) -> Iterator[_Scan]:
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of what has a length; T.81, B.1.1.4. The last may lack its end."""
-    at = 2
-    while (at := data.find(_MARKER, at)) >= 0 and at + 4 <= len(data):
-        kind = data[at + 1]
-        if kind == _MARKER:  # a fill byte
-            at += 1
-        elif kind == 0 or 0xD0 <= kind <= 0xD9:  # a byte of the picture, a restart, an end
-            at += 2
-        else:
-            end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-            yield kind, at, end
-            at = end
+    end = 2
+    for _ in range(_MOST_SEGMENTS):
+        found = _SEGMENT.search(data, end)
+        if found is None or found.end() + 2 > len(data):
+            return
+        end = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+        yield data[found.start() + 1], found.start(), end

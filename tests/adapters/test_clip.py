@@ -170,6 +170,17 @@ def test_a_files_activation_is_known_or_a_warning_says_that_it_is_not(
     assert ("name the model ViT-B-16-quickgelu" in caplog.text) is warns
 
 
+@pytest.mark.parametrize("config", ["{", "[]", "{}"])
+def test_a_broken_config_beside_a_file_is_refused_with_the_files_name(
+    tmp_path: Path, config: str
+) -> None:
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"weights")
+    (tmp_path / "open_clip_config.json").write_text(config)
+    with pytest.raises(UnsupportedModel, match=r"cannot load ViT-B-16 \(.*weights\.pt\)"):
+        load_clip("ViT-B-16", str(file))
+
+
 def test_open_clip_is_in_the_range_that_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     pins = [Requirement(line) for line in project["project"]["dependencies"]]
