@@ -45,7 +45,7 @@ class Task:
     images: ImageSet
     settings: FitSettings
     data_digest: str  # digest of the pictures' files
-    names: tuple[str, ...]  # the pictures' file names, for the report
+    names: tuple[str, ...]  # SHA-256 of each picture, for the report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +167,7 @@ def _fit(clip: FrozenCLIP, job_store: JobStore, job: FitJob, lease: "_Lease") ->
 
 
 def _named(evaluation: Evaluation, names: tuple[str, ...]) -> dict[str, Any]:
-    """The evaluation's fields, with each mistake's picture name in place of its row."""
+    """The evaluation's fields, with each mistake's picture, by its SHA-256, in place of its row."""
     metrics = evaluation.to_dict()
     for mistake in metrics["mistakes"]:
         mistake["image"] = names[mistake.pop("row")]

@@ -195,8 +195,7 @@ class Adapters:
     def _go_live(self, tenant: str, adapter: str, number: int, live: int | None) -> str:
         """`live`, `gone`: the version, `changed`: what was live before, or `late`."""
         folder = _folder(tenant, adapter)
-        path = f"{folder}/live/REVISION.json"
-        path = path.replace("REVISION", self._deletion.intend(tenant, path))
+        (path,) = self._deletion.intend(tenant, f"{folder}/live/REVISION.json")
         self._blobs.put(path, json.dumps({"version": number}).encode())
         expected = "" if live is None else str(live)
         what = (str(number), expected, path, f"{folder}/live.json")

@@ -317,8 +317,7 @@ class Datasets:
         try:
             file = secrets.token_hex(8)
             folder = _folder(tenant, dataset_id)
-            revision = self._deletion.intend(tenant, *_paths(folder, digest, file, "REVISION"))
-            paths = _paths(folder, digest, file, revision)
+            paths = self._deletion.intend(tenant, *_paths(folder, digest, file, "REVISION"))
             self.put_files(paths, sample)
             outcome = self._record(tenant, dataset_id, digest, sample, place, upload, paths)
         except BaseException:
@@ -509,19 +508,15 @@ class Datasets:
         image = _image(digest, stored.record)
         folder = _folder(tenant, dataset_id)
         old, file = stored.paths(folder, digest), stored.files.partition(" ")[0]
-        new_file = file or secrets.token_hex(8)
-        written = slice(1, 2) if file else slice(2)  # an earlier release's picture is copied too
-        revision = self._deletion.intend(
-            tenant, *_paths(folder, digest, new_file, "REVISION")[written]
-        )
-        paths = _paths(folder, digest, new_file, revision)
-        new, dropped = paths[written], old[1:] if file else old
+        wanted = _paths(folder, digest, file or secrets.token_hex(8), "REVISION")
+        kept = 1 if file else 0  # an earlier release's picture is copied too
+        new, dropped = self._deletion.intend(tenant, *wanted[kept:]), old[kept:]
         try:
             if not file:
-                self._blobs.put(paths[0], self._blobs.get(old[0]))
-            self._blobs.put(paths[1], _about(label, image.name))
+                self._blobs.put(new[0], self._blobs.get(old[0]))
+            self._blobs.put(new[-1], _about(label, image.name))
             moved = _image_record(label, image.name, image.bytes)
-            change = (digest, stored.record, stored.files, moved, _files_in(paths), label)
+            change = (digest, stored.record, stored.files, moved, _files_in(new), label)
             outcome = self._run(_MOVE, tenant, dataset_id, *change, len(new), *new, *dropped)
         except BaseException:
             self._give_back(tenant, dataset_id, "", new)
@@ -653,8 +648,8 @@ def _paths(folder: str, digest: str, file: str, revision: str) -> tuple[str, str
 
 
 def _files_in(paths: Sequence[str]) -> str:
-    """A picture's files as its record has them, FILE REVISION, from their two paths."""
-    file, revision, _ = paths[1].rsplit("/", 1)[1].split(".")
+    """A picture's files as its record has them, FILE REVISION, from their paths."""
+    file, revision, _ = paths[-1].rsplit("/", 1)[1].split(".")
     return f"{file} {revision}"
 
 

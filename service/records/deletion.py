@@ -70,15 +70,15 @@ class Deletion:
     def __init__(self, store: RecordStore, blobs: Blobs) -> None:
         self._store, self._blobs = store, blobs
 
-    def intend(self, tenant: str, *paths: str) -> str:
+    def intend(self, tenant: str, *paths: str) -> tuple[str, ...]:
         """Notes files of a tenant that are about to be written.
 
         Args:
             tenant: whose files they are.
-            paths: where; REVISION in a path stands for the answer.
+            paths: where; REVISION in a path stands for a new revision.
 
         Returns:
-            The revision: it sorts by its time.
+            The paths with the revision, which sorts by its time.
 
         Raises:
             NotFound: the tenant was erased.
@@ -86,7 +86,7 @@ class Deletion:
         """
         revision = str(self._store.tenant_step(tenant, _INTEND, (), *paths))
         refuse_late(not revision)
-        return revision
+        return tuple(path.replace("REVISION", revision) for path in paths)
 
     def note(self, *paths: str) -> None:
         """Notes files as unnamed, whoever's they are; one that is noted already stays as it is."""

@@ -79,17 +79,18 @@ redis.call('zadd', open, 0, id)
 redis.call('sadd', tenants, tenant)
 return {'', id}
 """
-# The time that a fit took since it was last charged, onto what its tenant used.
-_CHARGE = """
-local function charge(job, use, longest, half_life)
-  local clock = tonumber(redis.call('time')[1])
-  local since = tonumber(redis.call('hget', job, 'charged_until') or clock)
+# Seconds that a tenant's fits took, which count half after each half-life.
+_USED = f"""
+local clock = tonumber(redis.call('time')[1])
+local function used(use)
   local seconds, at = string.match(redis.call('get', use) or '0 0', '^(%S+) (%S+)$')
-  local left = seconds * 0.5 ^ (math.max(0, clock - at) / half_life)
-  local more = math.min(math.max(0, clock - since), longest)
-  redis.call('hset', job, 'charged_until', clock)
-  redis.call('set', use, (left + more) .. ' ' .. clock, 'EX', 10 * half_life)
+  return seconds * 0.5 ^ (math.max(0, clock - at) / {_HALF_LIFE_SECONDS})
 end
+"""
+_USED_BY_EACH = f"""{_USED}
+local each = {{}}
+for i, use in ipairs(KEYS) do each[i] = tostring(used(use)) end
+return each
 """
 _CLAIM = """
 local job, lease = unpack(KEYS)
@@ -109,14 +110,18 @@ end
 redis.call('set', lease, worker, 'EX', seconds)
 return 1
 """
-_RENEW = f"""{_CHARGE}
+# It also adds the time that the fit took since it was last asked to what its tenant used.
+_RENEW = f"""{_USED}
 local job, lease, use = unpack(KEYS)
-local worker, seconds, half_life = unpack(ARGV)
+local worker, seconds = unpack(ARGV)
 local holder = redis.call('get', lease)
 if holder and holder ~= worker then return 0 end
 if redis.call('hexists', job, 'finished_at') == 1 then return 0 end
 redis.call('set', lease, worker, 'EX', seconds)
-charge(job, use, tonumber(seconds), tonumber(half_life))
+local since = tonumber(redis.call('hget', job, 'charged_until') or clock)
+local more = math.min(math.max(0, clock - since), tonumber(seconds))
+redis.call('hset', job, 'charged_until', clock)
+redis.call('set', use, (used(use) + more) .. ' ' .. clock, 'EX', {10 * _HALF_LIFE_SECONDS})
 return 1
 """
 # It also forgets jobs that ended long ago, and the oldest ones of too many, a few at a time.
@@ -348,10 +353,9 @@ class Jobs:
         The named one is sent again, and is next when its own tenant has used the least. The message
         of the other one then finds it done, or at work.
         """
-        state = self._store.hget(_name(named.tenant, named.job), "state")
-        used = self._used({named.tenant, *self._store.smembers(_BUSY_TENANTS)})
-        if state != "queued":
+        if self._store.hget(_name(named.tenant, named.job), "state") != "queued":
             return named
+        used = self._used({named.tenant, *self._store.smembers(_BUSY_TENANTS)})
         for tenant in sorted(used, key=used.__getitem__):
             if used[tenant] >= used[named.tenant]:
                 return named
@@ -370,17 +374,9 @@ class Jobs:
 
     def _used(self, tenants: set[str]) -> dict[str, float]:
         """Seconds that each one's fits took, which count half after each half-life."""
-        order, clock = sorted(tenants), int(self._store.time()[0])
-        with self._store.pipeline(transaction=False) as pipe:
-            for tenant in order:
-                pipe.get(tenant_redis_key(tenant, "use"))
-            found = dict(zip(order, pipe.execute(), strict=True))
-
-        def left(record: str | None) -> float:
-            seconds, at = map(float, (record or "0 0").split())
-            return float(seconds * 0.5 ** (max(0.0, clock - at) / _HALF_LIFE_SECONDS))
-
-        return {tenant: left(record) for tenant, record in found.items()}
+        names = [tenant_redis_key(tenant, "use") for tenant in tenants]
+        each = self._store.eval(_USED_BY_EACH, len(names), *names)
+        return dict(zip(tenants, map(float, each), strict=True))
 
     def _first_queued(self, tenant: str) -> str | None:
         """Of the tenant's jobs that were sent, the first that no worker has."""
@@ -411,9 +407,7 @@ class Jobs:
         """Keeps the lease; False when another worker has it, or has ended the job."""
         try:
             names = (*_leased(job), tenant_redis_key(job.tenant, "use"))
-            step = self._store.tenant_step(
-                job.tenant, _RENEW, names, worker, LEASE_SECONDS, _HALF_LIFE_SECONDS
-            )
+            step = self._store.tenant_step(job.tenant, _RENEW, names, worker, LEASE_SECONDS)
         except NotFound:  # the tenant was erased
             return False
         return bool(step)

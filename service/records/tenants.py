@@ -298,8 +298,8 @@ class Tenants:
             tenant = read_manifest(record)
             kept = change(tenant)
             ended = tuple(one for one in tenant.keys if one not in kept)
-            path = f"tenants/{tenant_id}/tenant.REVISION.json"
-            path = path.replace("REVISION", self._deletion.intend(tenant_id, path))
+            wanted = f"tenants/{tenant_id}/tenant.REVISION.json"
+            (path,) = self._deletion.intend(tenant_id, wanted)
             if self._save(replace(tenant, keys=kept), path, record, ended):
                 return
         raise Conflict("others change this tenant's keys at the same time")

@@ -29,11 +29,6 @@ NAMES = ["crab", "cup", "lotus"]
 
 
 @pytest.fixture(scope="module")
-def tenant(api: Api) -> Client:
-    return api.new_tenant()
-
-
-@pytest.fixture(scope="module")
 def three(samples: list[Sample]) -> list[Sample]:
     """Six photos of each of three classes."""
     return [s for name in NAMES for s in [s for s in samples if s.label == name][:6]]

@@ -1,22 +1,16 @@
 """The application: its calls, its health, and whose pages may call it."""
 
 import threading
-import time
 from contextlib import contextmanager
 
 import httpx
-import pytest
 
 from adapters.clip import FrozenCLIP
 from service.client import Client
 from service.settings import Settings
 from tests.support.api import ADMIN_KEY, Api, problem, start_api
+from tests.support.waiting import wait_for
 from training.data import Sample
-
-
-@pytest.fixture(scope="module")
-def tenant(api: Api) -> Client:
-    return api.new_tenant()
 
 
 def test_health_readiness_and_metrics(api: Api, tenant: Client, samples: list[Sample]) -> None:
@@ -41,9 +35,7 @@ def test_readiness_fails_when_the_device_is_stuck(api: Api) -> None:
         assert httpx.get(f"{api.url}/healthz").status_code == 200
     finally:
         release.set()
-    deadline = time.monotonic() + 10
-    while httpx.get(f"{api.url}/readyz", timeout=10).status_code != 200:
-        assert time.monotonic() < deadline
+    wait_for(lambda: httpx.get(f"{api.url}/readyz", timeout=10).status_code == 200, 10)
 
 
 def test_unknown_paths_and_methods_are_problems_too(tenant: Client) -> None:

@@ -1,7 +1,6 @@
 """Who may do what, known before a body is read."""
 
 import re
-import time
 
 import httpx
 import pytest
@@ -11,6 +10,7 @@ from service.http.app import document
 from service.http.middleware import PICTURE_PATHS
 from tests.support.api import Api, problem
 from tests.support.bodies import BODIES, head_alone, many, only_head, send_body
+from tests.support.waiting import wait_for
 
 WRITES = [
     (path, method)
@@ -18,16 +18,6 @@ WRITES = [
     for method in operations
     if method in ("post", "put", "patch")
 ]
-
-
-@pytest.fixture(scope="module")
-def tenant(api: Api) -> Client:
-    return api.new_tenant()
-
-
-@pytest.fixture(scope="module")
-def dataset(tenant: Client) -> str:
-    return tenant.create_dataset("bodies")
 
 
 @pytest.mark.parametrize(
@@ -97,14 +87,10 @@ def test_nothing_is_read_or_looked_up_for_one_whose_pictures_would_wait_for_too_
 def test_a_request_counts_as_under_way_while_its_body_is_still_coming(
     api: Api, tenant: Client
 ) -> None:
-    engine, deadline = api.components.engine, time.monotonic() + 10
+    engine = api.components.engine
     with head_alone(api, tenant, "/classify", "multipart/form-data; boundary=b", 1):
-        while engine.gate.under_way != {tenant.tenant: 1} and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert engine.gate.under_way == {tenant.tenant: 1}
-    while engine.gate.under_way and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not engine.gate.under_way
+        wait_for(lambda: engine.gate.under_way == {tenant.tenant: 1}, 10)
+    wait_for(lambda: not engine.gate.under_way, 10)
 
 
 @pytest.mark.parametrize(("path", "method"), WRITES)

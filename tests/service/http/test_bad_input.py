@@ -13,18 +13,8 @@ import pytest
 from PIL import Image
 
 from service.client import Client
-from tests.support.api import Api, problem
+from tests.support.api import problem
 from tests.support.bodies import MIB
-
-
-@pytest.fixture(scope="module")
-def tenant(api: Api) -> Client:
-    return api.new_tenant()
-
-
-@pytest.fixture(scope="module")
-def dataset(tenant: Client) -> str:
-    return tenant.create_dataset("bad")
 
 
 def picture(width: int = 40, height: int = 30, kind: str = "PNG", seed: int = 0) -> bytes:

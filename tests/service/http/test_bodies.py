@@ -11,14 +11,8 @@ import pytest
 
 from service.client import Client
 from service.http.schemas import class_names
-from tests.support.api import Api
 from tests.support.bodies import many
 from training.data import Sample
-
-
-@pytest.fixture(scope="module")
-def tenant(api: Api) -> Client:
-    return api.new_tenant()
 
 
 def send(client: Client, path: str, body: bytes, key: str | None = None) -> httpx.Response:

@@ -35,11 +35,6 @@ def records(settings: Settings) -> Records:
 
 
 @pytest.fixture(scope="module")
-def tenant(api: Api) -> Client:
-    return api.new_tenant()
-
-
-@pytest.fixture(scope="module")
 def narrow(api: Api, tenant: Client) -> Client:
     """A client with a key of the same tenant that may only classify."""
     made = tenant.call("POST", "/v1/keys", json={"scope": "classify"})

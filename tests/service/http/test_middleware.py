@@ -11,16 +11,6 @@ from tests.support.bodies import BODIES, only_head, send_body
 from tests.support.waiting import wait_for
 
 
-@pytest.fixture(scope="module")
-def tenant(api: Api) -> Client:
-    return api.new_tenant()
-
-
-@pytest.fixture(scope="module")
-def dataset(tenant: Client) -> str:
-    return tenant.create_dataset("bodies")
-
-
 @pytest.mark.parametrize(("path", "kind"), BODIES)
 def test_a_body_over_the_limit_is_413_before_it_is_all_read(
     api: Api, tenant: Client, dataset: str, path: str, kind: str

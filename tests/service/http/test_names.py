@@ -13,11 +13,6 @@ from training.data import Sample
 NFD, NFC = "Lo\u0308wenzahn", "L\u00f6wenzahn"
 
 
-@pytest.fixture(scope="module")
-def tenant(api: Api) -> Client:
-    return api.new_tenant()
-
-
 @pytest.fixture
 def dataset(tenant: Client) -> str:
     return tenant.create_dataset("names")
