@@ -1,6 +1,7 @@
 """The Compose files say what the service reads, and hold what they promise of each container."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def test_their_commands_are_commands_of_the_command_line(compose: dict) -> None:
 
 def test_their_settings_are_settings_of_the_service(compose: dict) -> None:
     known = {f"RMADAPTER_{name.upper()}" for name in Settings.model_fields}
-    known |= {"AWS_ENDPOINT_URL", "AWS_REGION"}  # obstore's
+    known |= {"AWS_ENDPOINT_URL", "AWS_REGION", "HF_HUB_OFFLINE"}  # obstore's, and the hub's
     for name in OURS:
         given = set(compose["services"][name]["environment"])
         assert given <= known
@@ -121,10 +122,56 @@ def test_the_proxy_asks_the_api_by_its_name_and_port(compose: dict) -> None:
 
 
 def test_redis_and_the_object_store_are_out_of_the_proxys_reach(compose: dict) -> None:
-    assert compose["networks"]["stores"]["internal"] is True
     for name in ("redis", "s3"):
         assert compose["services"][name]["networks"] == ["stores"]
-    assert "networks" not in compose["services"]["proxy"]
+    assert "stores" not in compose["services"]["proxy"]["networks"]
+
+
+def test_only_the_proxy_the_weights_job_and_grafanas_port_have_a_way_outside(compose: dict) -> None:
+    networks, services = compose["networks"], compose["services"]
+    closed = {name for name, network in networks.items() if (network or {}).get("internal") is True}
+    assert closed == set(networks) - {"default"}
+    outside = {n for n, s in services.items() if set(s.get("networks", ["default"])) - closed}
+    assert outside == {"proxy", "weights", "grafana"}
+
+
+def test_prometheus_shares_its_network_with_those_it_asks_alone(compose: dict) -> None:
+    on = {n for n, s in compose["services"].items() if "metrics" in s.get("networks", [])}
+    assert on == {"prometheus", "api", "worker"}
+
+
+def test_weights_are_fetched_by_one_job_and_read_only_for_all_others(compose: dict) -> None:
+    services = compose["services"]
+    for name in OURS:
+        needs = services[name]["depends_on"]["weights"]
+        assert needs == {"condition": "service_completed_successfully"}
+        assert "weights:/weights:ro" in services[name]["volumes"]
+        assert services[name]["environment"]["HF_HUB_OFFLINE"] == "1"
+    assert services["weights"]["volumes"] == ["weights:/weights"]
+    assert [n for n, s in services.items() if "graphs:/graphs" in s.get("volumes", [])] == ["api"]
+
+
+def test_the_images_folders_of_weights_and_graphs_are_volumes(compose: dict) -> None:
+    image = (ROOT / "docker/Dockerfile").read_text()
+    folders = {re.search(rf"{name}=(\S+)", image)[1] for name in ("HF_HOME", "RMADAPTER_CACHE_DIR")}
+    declared = json.loads(re.search(r"^VOLUME (.+)$", image, re.MULTILINE)[1])
+    assert folders <= set(declared)
+    mounted = {volume.split(":")[1] for volume in compose["services"]["api"]["volumes"]}
+    assert set(declared) <= mounted
+
+
+def test_the_weights_job_loads_the_model_of_the_settings() -> None:
+    job = load(MAIN, CPU)["services"]["weights"]
+    given = {k: str(v) for k, v in job["environment"].items()} | {"PATH": os.environ["PATH"]}
+    command = [sys.executable, *job["entrypoint"][1:], *job["command"]]
+    done = subprocess.run(command, env=given, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "bundled\n", done.stderr
+
+
+@pytest.mark.parametrize("name", [n for n, s in SERVICES.items() if "tmpfs" in s])
+def test_every_temporary_volume_has_a_size(name: str) -> None:
+    for mount in SERVICES[name]["tmpfs"]:
+        assert re.search(r":size=\d+[mg],", mount)
 
 
 def test_every_service_volume_and_network_that_is_named_exists(compose: dict) -> None:

@@ -1,5 +1,6 @@
 """What `kubectl kustomize docker/kubernetes` renders refers only to what there is."""
 
+import re
 import shutil
 import subprocess
 from typing import Any
@@ -105,6 +106,23 @@ def test_a_workers_metrics_are_where_prometheus_is_told(objects: list[Object]) -
     assert variable["value"] == told == str(port["containerPort"])
     (rule,) = of_kind(objects, "NetworkPolicy")["worker"]["spec"]["ingress"]
     assert rule["ports"] == [{"port": port["name"], "protocol": "TCP"}]
+    (asker,) = rule["from"]  # Prometheus alone
+    assert asker["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
+
+
+def test_the_images_folders_of_weights_and_graphs_are_volumes(objects: list[Object]) -> None:
+    image = (ROOT / "docker/Dockerfile").read_text()
+    folders = {re.search(rf"{name}=(\S+)", image)[1] for name in ("HF_HOME", "RMADAPTER_CACHE_DIR")}
+    for pod in pods(objects).values():
+        (container,) = pod["spec"]["containers"]
+        assert folders <= {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_every_temporary_volume_has_a_size(objects: list[Object]) -> None:
+    for pod in pods(objects).values():
+        sizes = [v["emptyDir"].get("sizeLimit") for v in pod["spec"]["volumes"] if "emptyDir" in v]
+        assert len(sizes) == 3
+        assert all(sizes)
 
 
 def test_probes_ask_routes_of_the_app(objects: list[Object]) -> None:

@@ -162,14 +162,14 @@ def mounted(*arguments: str) -> Iterator[None]:
 
 
 def serve(stage: Stage, folder: Path, stack: ExitStack) -> None:
-    """The image's command as Compose runs it: read-only, its user, /tmp and /data to write to."""
+    """The image's command as Compose runs it: read-only, as its user; its volumes are writable."""
     redis = RedisServer(folder / "redis")
     redis.start()
     stack.callback(redis.kill)
     socket = Path(redis.url.removeprefix("unix://").partition("?")[0])
     (stage.root / "redis").mkdir()
     stack.enter_context(mounted("--bind", str(socket.parent), str(stage.root / "redis")))
-    for name in ("tmp", "data"):
+    for name in ("tmp", "data", "graphs"):
         stack.enter_context(
             mounted("-t", "tmpfs", "-o", "mode=1777", "tmpfs", str(stage.root / name))
         )

@@ -47,7 +47,10 @@ def _merged(base: Any, over: Any) -> Any:
 
 def _interpolated(value: Any, variables: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {key: _interpolated(item, variables) for key, item in value.items()}
+        filled = {key: _interpolated(item, variables) for key, item in value.items()}
+        if "internal" in filled:  # Compose makes what the schema asks for of a variable's text
+            filled["internal"] = filled["internal"] in (True, "true")
+        return filled
     if isinstance(value, list):
         return [_interpolated(item, variables) for item in value]
     if isinstance(value, str):
