@@ -107,6 +107,11 @@ class Settings(BaseSettings):
     min_images: int = Field(1, description="photos per class that a fit needs")
     max_tenant_images: int = Field(200_000, description="pictures of one tenant")
     max_tenant_bytes: int = Field(50 * 2**30, description="their bytes as sent")
+    max_tenant_record_bytes: int = Field(
+        256 * 2**20,
+        ge=1,
+        description="what Redis keeps in memory of one tenant's pictures and versions",
+    )
     max_tenant_datasets: int = Field(1000, description="data sets of one tenant")
     max_tenant_adapters: int = Field(1000, description="adapters of one tenant")
     max_versions: int = Field(1000, description="versions of one adapter")

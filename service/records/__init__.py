@@ -78,17 +78,19 @@ def open_records(redis_url: str, blob_url: str, settings: Settings) -> Records:
             Usage(
                 settings.max_tenant_images, settings.max_tenant_bytes, settings.max_tenant_datasets
             ),
+            settings.max_tenant_record_bytes,
         ),
         jobs=Jobs(
             store,
             broker,
             Bounds(
-                settings.max_open_jobs,
-                settings.max_tenant_adapters,
-                settings.max_versions,
-                settings.tenant_parallel_jobs,
-                settings.job_days * _DAY_SECONDS,
-                settings.max_ended_jobs,
+                open_jobs=settings.max_open_jobs,
+                adapters=settings.max_tenant_adapters,
+                versions=settings.max_versions,
+                parallel=settings.tenant_parallel_jobs,
+                kept_seconds=settings.job_days * _DAY_SECONDS,
+                ended_jobs=settings.max_ended_jobs,
+                record_bytes=settings.max_tenant_record_bytes,
             ),
         ),
         adapters=Adapters(store, blobs, deletion, lookups),

@@ -26,7 +26,14 @@ _TRIES = 20  # a publish that others do at once
 
 # Each is one step for Redis. KEYS: 1 the tenant's list of adapters; of one adapter 2 its record,
 # with `live`, `live_file` and `next`, and 3 its versions.
-_NEXT = "return redis.call('hincrby', KEYS[2], 'next', 1)"
+# `former` is told of each adapter that has no version (yet, or any more).
+_NEXT = """
+local last = redis.call('get', own .. ':last-number')
+if last then redis.call('hsetnx', KEYS[2], 'next', last) end
+local number = redis.call('hincrby', KEYS[2], 'next', 1)
+if redis.call('hlen', KEYS[3]) == 0 then former(ARGV[1]) end
+return number
+"""
 # A version's file, unless that is recorded: by a worker that died before it had ended the job.
 _INTEND = f"""
 local number, path = unpack(ARGV)
@@ -38,7 +45,9 @@ local number, record, adapter, path = unpack(ARGV)
 if redis.call('hexists', KEYS[3], number) == 1 then return 1 end
 if not named(path) then drop(path); return 0 end
 redis.call('hset', KEYS[3], number, record)
+account(KEYS[2], #record)
 redis.call('zadd', KEYS[1], 0, adapter)
+redis.call('zrem', own .. ':former-adapters', adapter)
 return 1
 """
 _GO_LIVE = """
@@ -53,23 +62,34 @@ redis.call('hset', KEYS[2], 'live', number, 'live_file', path)
 drop(file or earlier)
 return {'live', file or earlier}
 """
-_DELETE_VERSION = """
+_WITHOUT = """
+local function forget(number, record, adapter)
+  redis.call('hdel', KEYS[3], number)
+  account(KEYS[2], -#record)
+  if redis.call('hlen', KEYS[3]) == 0 then
+    redis.call('zrem', KEYS[1], adapter)
+    former(adapter)
+  end
+end
+"""
+_DELETE_VERSION = f"""{_WITHOUT}
 local number, adapter, path = unpack(ARGV)
 if redis.call('hget', KEYS[2], 'live') == number then return 'live' end
-if redis.call('hdel', KEYS[3], number) == 0 then return 'gone' end
-if redis.call('hlen', KEYS[3]) == 0 then redis.call('zrem', KEYS[1], adapter) end
+local record = redis.call('hget', KEYS[3], number)
+if not record then return 'gone' end
+forget(number, record, adapter)
 drop(path)
 return 'deleted'
 """
-_FORGET = """
+_FORGET = f"""{_WITHOUT}
 local number, adapter = unpack(ARGV)
 if redis.call('hget', KEYS[2], 'live') == number then
   local file = redis.call('hget', KEYS[2], 'live_file')
   if file then drop(file) end
   redis.call('hdel', KEYS[2], 'live', 'live_file')
 end
-redis.call('hdel', KEYS[3], number)
-if redis.call('hlen', KEYS[3]) == 0 then redis.call('zrem', KEYS[1], adapter) end
+local record = redis.call('hget', KEYS[3], number)
+if record then forget(number, record, adapter) end
 """
 _DELETE = """
 local adapter, folder, earlier = unpack(ARGV)
@@ -81,18 +101,24 @@ if #redis.call('hkeys', KEYS[3]) == 0 then return {} end
 redis.call('zrem', KEYS[1], adapter)
 redis.call('hdel', KEYS[2], 'live', 'live_file')
 redis.call('del', KEYS[3])
+unaccount(KEYS[2])
+former(adapter)
 for _, path in ipairs(dropped) do drop(path) end
 return dropped
 """
 _RESTORE = """
 local adapter, last, live, file = unpack(ARGV, 1, 4)
 redis.call('del', KEYS[2], KEYS[3])
+unaccount(KEYS[2])
 redis.call('hset', KEYS[2], 'next', last)
 if live ~= '' then redis.call('hset', KEYS[2], 'live', live) end
 if file ~= '' then redis.call('hset', KEYS[2], 'live_file', file) end
-for i = 5, #ARGV, 2 do redis.call('hset', KEYS[3], ARGV[i], ARGV[i + 1]) end
+for i = 5, #ARGV, 2 do
+  redis.call('hset', KEYS[3], ARGV[i], ARGV[i + 1])
+  account(KEYS[2], #ARGV[i + 1])
+end
 redis.call('zrem', KEYS[1], adapter)
-if #ARGV > 4 then redis.call('zadd', KEYS[1], 0, adapter) end
+if #ARGV > 4 then redis.call('zadd', KEYS[1], 0, adapter) else former(adapter) end
 """
 
 
@@ -139,7 +165,7 @@ class Adapters:
 
     def next_number(self, tenant: str, adapter: str) -> int:
         """A number that no version of this adapter had or will have."""
-        return int(self._run(_NEXT, tenant, adapter))
+        return int(self._run(_NEXT, tenant, adapter, adapter))
 
     def add(self, manifest: Manifest, data: bytes) -> Version:
         """Stores an artifact under its number, first its file, then its record.

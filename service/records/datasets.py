@@ -57,6 +57,7 @@ if redis.call('exists', KEYS[3]) == 0 then return {'gone', 0} end
 if redis.call('zscore', KEYS[8], ARGV[3]) then return {} end
 local images = tonumber(redis.call('get', KEYS[1]) or 0)
 local bytes = tonumber(redis.call('get', KEYS[2]) or 0)
+if accounted() >= tonumber(ARGV[5]) then return {'record bytes', accounted()} end
 if images + 1 > tonumber(ARGV[1]) then return {'images', images} end
 if bytes + size > tonumber(ARGV[2]) then return {'bytes', bytes} end
 redis.call('zadd', KEYS[8], clock + ARGV[4], ARGV[3])
@@ -96,6 +97,7 @@ end
 named(picture)
 named(about)
 redis.call('hset', KEYS[4], digest, record)
+account(KEYS[3], #record)
 redis.call('hset', KEYS[9], digest, files)
 if upload ~= '' then redis.call('hset', KEYS[10], digest, upload) end
 redis.call('hincrby', KEYS[5], label, 1)
@@ -124,6 +126,7 @@ for _, key in ipairs({KEYS[4], KEYS[9], KEYS[10]}) do redis.call('hdel', key, di
 if redis.call('hincrby', KEYS[5], image.label, -1) <= 0 then
   redis.call('hdel', KEYS[5], image.label)
 end
+account(KEYS[3], -#record)
 redis.call('decrby', KEYS[6], image.bytes)
 redis.call('decr', KEYS[1])
 redis.call('decrby', KEYS[2], image.bytes)
@@ -148,6 +151,7 @@ local before = cjson.decode(record).label
 if redis.call('hincrby', KEYS[5], before, -1) <= 0 then redis.call('hdel', KEYS[5], before) end
 redis.call('hincrby', KEYS[5], label, 1)
 redis.call('hset', KEYS[4], digest, moved)
+account(KEYS[3], #moved - #record)
 redis.call('hset', KEYS[9], digest, moved_files)
 redis.call('hdel', KEYS[10], digest)
 for i = 8 + count, #ARGV do drop(ARGV[i]) end
@@ -159,18 +163,21 @@ redis.call('decrby', KEYS[1], redis.call('hlen', KEYS[4]))
 redis.call('decrby', KEYS[2], redis.call('get', KEYS[6]) or 0)
 redis.call('del', KEYS[4], KEYS[5], KEYS[6], KEYS[9], KEYS[10])
 redis.call('zrem', KEYS[7], ARGV[1])
+unaccount(KEYS[3])
 drop(ARGV[2])
 return 1
 """
 _RESTORE = """
 redis.call('set', KEYS[3], ARGV[1])
 redis.call('zadd', KEYS[7], 0, ARGV[2])
+unaccount(KEYS[3])
 redis.call('del', KEYS[4], KEYS[5], KEYS[6], KEYS[9], KEYS[10])
 """
 _RESTORE_IMAGES = """
 for i = 1, #ARGV, 3 do
   local image = cjson.decode(ARGV[i + 1])
   redis.call('hset', KEYS[4], ARGV[i], ARGV[i + 1])
+  account(KEYS[3], #ARGV[i + 1])
   if ARGV[i + 2] ~= '' then redis.call('hset', KEYS[9], ARGV[i], ARGV[i + 2]) end
   redis.call('hincrby', KEYS[5], image.label, 1)
   redis.call('incrby', KEYS[6], image.bytes)
@@ -239,8 +246,16 @@ class _Stored:
 class Datasets:
     """Makes, fills, reads and deletes data sets, and counts what each tenant has."""
 
-    def __init__(self, store: RecordStore, blobs: Blobs, deletion: Deletion, quota: Usage) -> None:
+    def __init__(
+        self,
+        store: RecordStore,
+        blobs: Blobs,
+        deletion: Deletion,
+        quota: Usage,
+        max_record_bytes: int,
+    ) -> None:
         self._store, self._blobs, self._deletion, self.quota = store, blobs, deletion, quota
+        self._max_record_bytes = max_record_bytes
 
     def create(self, tenant: str, name: str) -> Dataset:
         """Makes an empty data set.
@@ -305,7 +320,7 @@ class Datasets:
             Where the picture is now.
 
         Raises:
-            OverQuota: of pictures or bytes.
+            OverQuota: of pictures, their bytes, or bytes of records.
             NotFound: the data set was deleted.
         """
         digest = hashlib.sha256(sample.data).hexdigest()
@@ -373,16 +388,19 @@ class Datasets:
         """Counts a picture before it is stored.
 
         Raises:
-            OverQuota: of pictures or bytes.
+            OverQuota: of pictures, their bytes, or bytes of records.
             NotFound: the data set was deleted.
         """
         limits, place = asdict(self.quota), f"{secrets.token_hex(8)}:{size}"
         most = limits["images"], limits["bytes"]
-        refused = self._run(_TAKE, tenant, dataset_id, *most, place, RESERVED_SECONDS)
+        what = (place, RESERVED_SECONDS, self._max_record_bytes)
+        refused = self._run(_TAKE, tenant, dataset_id, *most, *what)
         if refused:
             name, used = refused
             if name == "gone":
                 raise NotFound(f"there is no data set {dataset_id}")
+            if name == "record bytes":
+                raise OverQuota(name, self._max_record_bytes, int(used))
             wanted = {"images": 1, "bytes": size}[name]
             raise OverQuota(name, limits[name], int(used), wanted)
         return place

@@ -45,8 +45,8 @@ _QUEUE_RETRY = 10  # seconds; a small fit takes less
 # that open jobs will make.
 _CREATE = """
 local open, adapters, versions, jobs, tenants, requests, prefix, dataset = unpack(KEYS)
-local most, most_adapters, most_versions = unpack(ARGV, 1, 3)
-local adapter, id, spec, created, tenant, request, seconds = unpack(ARGV, 4)
+local most, most_adapters, most_versions, most_bytes = unpack(ARGV, 1, 4)
+local adapter, id, spec, created, tenant, request, seconds = unpack(ARGV, 5)
 local job, clock = prefix .. ':' .. id, tonumber(redis.call('time')[1])
 if redis.call('hexists', job, 'state') == 1 then return {'', id} end
 local found = request ~= '' and redis.call('hget', requests, request)
@@ -57,6 +57,7 @@ end
 if redis.call('exists', dataset) == 0 then return {'gone', 0} end
 local waiting = redis.call('zrange', open, 0, -1)
 if #waiting >= tonumber(most) then return {'open jobs', #waiting} end
+if accounted() >= tonumber(most_bytes) then return {'record bytes', accounted()} end
 local coming, count, of_this = {}, redis.call('zcard', adapters), redis.call('hlen', versions)
 for _, other in ipairs(waiting) do
   local name = cjson.decode(redis.call('hget', prefix .. ':' .. other, 'spec') or '{}').adapter
@@ -201,7 +202,7 @@ class Job:
         return self.state in _ENDED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """How much of each kind one tenant may have."""
 
@@ -211,6 +212,7 @@ class Bounds:
     parallel: int  # of its open jobs, how many workers may work on at once
     kept_seconds: int  # how long an ended job is kept
     ended_jobs: int  # how many ended jobs are kept
+    record_bytes: int  # of the records of its pictures and versions
 
 
 class Jobs:
@@ -229,8 +231,8 @@ class Jobs:
         """A new job; with the same idempotency key, the same job. `trace`: what it is part of.
 
         Raises:
-            OverQuota: of open jobs, of the adapter's versions, or of adapters when this would
-                make one more.
+            OverQuota: of open jobs, of bytes of records, of the adapter's versions, or of adapters
+                when this would make one more.
             Conflict: the idempotency key was used for another request.
         """
         job_id = self._create(tenant, spec, idempotency_key)
@@ -252,6 +254,7 @@ class Jobs:
             "open jobs": bounds.open_jobs,
             "adapters": bounds.adapters,
             "versions": bounds.versions,
+            "record bytes": bounds.record_bytes,
         }
         record = (spec.adapter, new_id("job"), json.dumps(asdict(spec)), now(), tenant)
         request = (_digest(idempotency_key), _IDEMPOTENCY_SECONDS)

@@ -20,6 +20,7 @@ from redis.connection import AbstractConnection
 from service import metrics
 from service.errors import Invalid, NewerFormat, NotFound, Problem, Unavailable
 from service.records.formats import check_format
+from service.records.tenant_step import TENANT_STEP
 
 T = TypeVar("T")
 
@@ -42,24 +43,6 @@ _PAGE = 1000  # items read at once where all of a list are wanted
 _WRITTEN_SECONDS = 60  # how long what `check_writes` wrote is kept
 
 
-# What every step that writes under a tenant's prefix begins with. It does nothing where the tenant
-# has no record. Files are noted, recorded and dropped as `service.records.deletion` tells.
-_TENANT_STEP = """
-local tenants, unnamed, deleting, tenant = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
-if redis.call('hexists', tenants, tenant) == 0 then return redis.error_reply('NOTENANT gone') end
-local KEYS, ARGV = {unpack(KEYS, 4)}, {unpack(ARGV, 2)}
-local function intend(path, seconds)
-  if redis.call('zscore', deleting, path) then return false end
-  redis.call('zadd', unnamed, redis.call('time')[1] + seconds, path)
-  return true
-end
-local function named(path) return redis.call('zrem', unnamed, path) == 1 end
-local function drop(path) if path ~= '' then redis.call('zadd', unnamed, 0, path) end end
-local function revision()
-  local clock = redis.call('time')
-  return string.format('%010d%06d', clock[1], clock[2])
-end
-"""
 _FULL_TOO = "#!lua flags=allow-oom"  # a step that frees memory works when there is none left
 _NO_TENANT = "NOTENANT"
 
@@ -117,7 +100,7 @@ class RecordStore(redis.Redis):  # type: ignore[misc]
 
         Args:
             tenant: the tenant's id.
-            script: Lua, which sees its own KEYS and ARGV, and the functions of `_TENANT_STEP`.
+            script: Lua, which sees its own KEYS and ARGV, and the functions of `TENANT_STEP`.
             keys: names of Redis keys.
             args: further arguments.
             frees: the step frees memory, and may run when Redis has none left.
@@ -126,8 +109,9 @@ class RecordStore(redis.Redis):  # type: ignore[misc]
             NotFound: the tenant has no record: it was erased. Nothing was written.
             Unavailable: Redis does not answer, or cannot write now.
         """
-        whole = (_FULL_TOO if frees else "") + _TENANT_STEP + script
-        every = (TENANT_RECORDS, UNNAMED, DELETING, *keys)
+        whole = (_FULL_TOO if frees else "") + TENANT_STEP + script
+        own = tenant_redis_key(tenant)
+        every = (TENANT_RECORDS, UNNAMED, DELETING, own, *keys)
         try:
             return self.eval(whole, len(every), *every, tenant, *args)
         except redis.ResponseError as error:

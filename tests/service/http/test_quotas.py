@@ -19,6 +19,7 @@ from service.records import Records, open_records
 from service.records.datasets import Usage
 from service.records.jobs import Jobs, JobSpec
 from service.records.restore import restore
+from service.records.tenant_step import FORMER_ADAPTERS, TENANT_STEP
 from service.settings import Settings
 from tests.support.api import Api, away_from_workers, start_api, upload
 from tests.support.random_adapters import manifest_of, random_weights
@@ -247,6 +248,59 @@ def test_versions_of_an_adapter_are_a_quota_and_open_jobs_count(
         records.jobs.create(tenant, spec("one"))
     records.adapters.delete_version(tenant, "one", 1)
     records.jobs.create(tenant, spec("one"))
+
+
+@pytest.fixture
+def tight(settings: Settings, records: Records, tenant: str, dataset: str) -> Records:
+    """The same records, and a quota of their bytes that one picture with a long name uses up."""
+    small = settings.model_copy(update=LIMITS | {"max_tenant_record_bytes": 200})
+    records.datasets.add(tenant, dataset, Sample("cat", "n" * 200 + ".jpg", b"a picture"))
+    return open_records(away_from_workers(settings), settings.blob_url, small)
+
+
+def test_bytes_of_records_are_a_quota_of_pictures_and_of_jobs(
+    tight: Records, tenant: str, dataset: str
+) -> None:
+    with pytest.raises(OverQuota, match=r"record bytes: 2\d\d of 200 are used"):
+        tight.datasets.add(tenant, dataset, picture(1))
+    with pytest.raises(OverQuota, match=r"record bytes: 2\d\d of 200 are used"):
+        tight.jobs.create(tenant, spec("one"))
+    tight.datasets.delete(tenant, dataset)
+    other = tight.datasets.create(tenant, "other").id
+    tight.datasets.add(tenant, other, picture(1))
+
+
+def test_records_of_an_earlier_release_are_counted_with_the_next_change(
+    tight: Records, clip: FrozenCLIP, tenant: str, dataset: str
+) -> None:
+    make(tight, clip, tenant, "one")
+    name = f"rmadapter:tenant:{tenant}:record-bytes"
+    counted = tight.store.hgetall(name)
+    assert len(counted) == 3  # one data set, one adapter, the total
+    tight.store.delete(name)
+    with pytest.raises(OverQuota, match="record bytes"):
+        tight.datasets.add(tenant, dataset, picture(1))
+    assert tight.store.hgetall(name) == counted
+
+
+def test_a_deleted_adapters_numbers_are_not_given_out_again_though_few_names_are_kept(
+    records: Records, clip: FrozenCLIP, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.records.store.TENANT_STEP", tenant_step_keeping(2))
+    for _ in range(3):
+        make(records, clip, tenant, "one")
+    records.adapters.delete(tenant, "one")
+    for name in ("two", "three", "four"):
+        make(records, clip, tenant, name)
+        records.adapters.delete(tenant, name)
+    kept = list(records.store.scan_iter(match=f"*{tenant}:adapter:*"))
+    assert len(kept) == 2
+    assert records.adapters.next_number(tenant, "one") > 3
+
+
+def tenant_step_keeping(names: int) -> str:
+    assert f"> {FORMER_ADAPTERS} do" in TENANT_STEP
+    return TENANT_STEP.replace(f"> {FORMER_ADAPTERS} do", f"> {names} do")
 
 
 def test_jobs_that_ended_long_ago_are_forgotten_and_open_ones_never(

@@ -203,6 +203,20 @@ def state(records: Records) -> dict[str, Any]:
     return seen
 
 
+def recorded_bytes(records: Records, tenant: str) -> int:
+    """Bytes of the records of a tenant's pictures and versions, added up one by one."""
+    datasets = records.datasets.page(tenant, 100, None).items
+    adapters = records.adapters.page(tenant, 100, None).items
+    owners = [("dataset", one.id, "images") for one in datasets]
+    owners += [("adapter", one.name, "versions") for one in adapters]
+    texts = [t for owner in owners for t in records.store.hvals(tenant_redis_key(tenant, *owner))]
+    return sum(len(text.encode()) for text in texts)
+
+
+def counted_bytes(records: Records, tenant: str) -> int:
+    return int(records.store.hget(tenant_redis_key(tenant, "record-bytes"), "total"))
+
+
 def check(world: World, calls: list[Call]) -> None:
     """The two stores agree, what was deleted is gone, what was acknowledged is there."""
     records, tenant = world.records, world.tenant
@@ -227,6 +241,7 @@ def check(world: World, calls: list[Call]) -> None:
     assert usage.images == len(pictures)
     assert usage.bytes == sum(len(data) for _, data in pictures)
     assert usage.datasets == len(datasets)
+    assert counted_bytes(records, tenant) == recorded_bytes(records, tenant)
     for labels, stored in datasets.values():
         counted = {label: sum(label == x for x, _ in stored) for label, _ in stored}
         assert labels == counted
@@ -248,6 +263,7 @@ def check(world: World, calls: list[Call]) -> None:
     records.store.flushdb()
     restore(records, lambda path, reason: pytest.fail(f"{path}: {reason}"))
     assert state(records) == found
+    assert counted_bytes(records, tenant) == recorded_bytes(records, tenant)
 
 
 @pytest.fixture
