@@ -38,6 +38,7 @@ MAX_ATTEMPTS = 3  # a job that killed so many workers is at fault itself
 _ENDED = ("succeeded", "failed", "cancelled")
 _IDEMPOTENCY_SECONDS = 24 * 3600
 _HALF_LIFE_SECONDS = 600  # by then the time that a fit took counts half
+_UNSEEN = 200  # jobs of one tenant whose message no worker has seen: messages lie in Redis too
 _QUEUE_RETRY = 10  # seconds; a small fit takes less
 # Each is one step for Redis: a cancel and a worker cannot both win, nor two requests take the last
 # place, and no crash leaves a half. Each may be repeated: the client does so when the connection
@@ -45,8 +46,8 @@ _QUEUE_RETRY = 10  # seconds; a small fit takes less
 # that open jobs will make.
 _CREATE = """
 local open, adapters, versions, jobs, tenants, requests, prefix, dataset = unpack(KEYS)
-local most, most_adapters, most_versions, most_bytes = unpack(ARGV, 1, 4)
-local adapter, id, spec, created, tenant, request, seconds = unpack(ARGV, 5)
+local most, most_adapters, most_versions, most_bytes, most_unseen = unpack(ARGV, 1, 5)
+local adapter, id, spec, created, tenant, request, seconds = unpack(ARGV, 6)
 local job, clock = prefix .. ':' .. id, tonumber(redis.call('time')[1])
 if redis.call('hexists', job, 'state') == 1 then return {'', id} end
 local found = request ~= '' and redis.call('hget', requests, request)
@@ -55,6 +56,11 @@ if found then
   if clock - at < tonumber(seconds) then return {'', earlier} end
 end
 if redis.call('exists', dataset) == 0 then return {'gone', 0} end
+local unseen = own .. ':unseen-jobs'
+redis.call('zremrangebyscore', unseen, 0, clock - seconds)
+if redis.call('zcard', unseen) >= tonumber(most_unseen) then
+  return {'cancelled jobs in the queue', redis.call('zcard', unseen)}
+end
 local waiting = redis.call('zrange', open, 0, -1)
 if #waiting >= tonumber(most) then return {'open jobs', #waiting} end
 if accounted() >= tonumber(most_bytes) then return {'record bytes', accounted()} end
@@ -95,7 +101,8 @@ return each
 """
 _CLAIM = """
 local job, lease = unpack(KEYS)
-local worker, seconds, now = unpack(ARGV)
+local worker, seconds, now, id = unpack(ARGV)
+redis.call('zrem', own .. ':unseen-jobs', id)
 local holder = redis.call('get', lease)
 if holder and holder ~= worker then
   if redis.call('pttl', lease) > seconds * 1000 then redis.call('expire', lease, seconds) end
@@ -161,6 +168,7 @@ return 1
 _SENT = """
 if redis.call('hexists', KEYS[1], 'state') == 0 then return 0 end
 redis.call('set', KEYS[2], '1', 'EX', ARGV[1])
+redis.call('zadd', own .. ':unseen-jobs', redis.call('time')[1], ARGV[2])
 redis.call('hset', KEYS[1], 'sent', '1')
 return 1
 """
@@ -255,6 +263,7 @@ class Jobs:
             "adapters": bounds.adapters,
             "versions": bounds.versions,
             "record bytes": bounds.record_bytes,
+            "cancelled jobs in the queue": _UNSEEN,
         }
         record = (spec.adapter, new_id("job"), json.dumps(asdict(spec)), now(), tenant)
         request = (_digest(idempotency_key), _IDEMPOTENCY_SECONDS)
@@ -264,7 +273,7 @@ class Jobs:
         if refused == "gone":
             raise NotFound(f"there is no data set {spec.dataset}")
         if refused:
-            retry = {"retry_after": _QUEUE_RETRY} if refused == "open jobs" else {}
+            retry = {"retry_after": _QUEUE_RETRY} if "jobs" in refused else {}
             raise OverQuota(refused, limits[refused], outcome, **retry)
         return str(outcome)
 
@@ -313,7 +322,7 @@ class Jobs:
             if self._must_send(tenant, job_id):
                 self.broker.enqueue(FitJob(tenant, job_id).to_message())
                 names = (_name(tenant, job_id), _name(tenant, job_id, "just-sent"))
-                self._store.tenant_step(tenant, _SENT, names, _LOST_SECONDS)
+                self._store.tenant_step(tenant, _SENT, names, _LOST_SECONDS, job_id)
         if not open_jobs:
             self._store.srem(_BUSY_TENANTS, tenant)
             if self._store.zcard(tenant_redis_key(tenant, "open-jobs")):  # created meanwhile
@@ -398,7 +407,7 @@ class Jobs:
         """
         try:
             taken = self._store.tenant_step(
-                job.tenant, _CLAIM, _leased(job), worker, LEASE_SECONDS, now()
+                job.tenant, _CLAIM, _leased(job), worker, LEASE_SECONDS, now(), job.job
             )
         except NotFound:  # the tenant was erased
             return None

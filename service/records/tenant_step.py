@@ -32,7 +32,8 @@ end
 
 local sizes = own .. ':record-bytes' -- by `dataset:ID` and `adapter:NAME`, and the total
 local function account(owner, bytes)
-  redis.call('hincrby', sizes, string.match(owner, '[^:]+:[^:]+$'), bytes)
+  local part = string.match(owner, '[^:]+:[^:]+$')
+  if redis.call('hincrby', sizes, part, bytes) <= 0 then redis.call('hdel', sizes, part) end
   redis.call('hincrby', sizes, 'total', bytes)
 end
 local function unaccount(owner)

@@ -19,11 +19,10 @@ from service.records import Records, open_records
 from service.records.datasets import Usage
 from service.records.jobs import Jobs, JobSpec
 from service.records.restore import restore
-from service.records.tenant_step import FORMER_ADAPTERS, TENANT_STEP
 from service.settings import Settings
 from tests.support.api import Api, away_from_workers, start_api, upload
 from tests.support.random_adapters import manifest_of, random_weights
-from tests.support.records import plant_dataset
+from tests.support.records import plant_dataset, tenant_step_keeping
 from training.data import Sample
 from training.jobs import QUEUE
 
@@ -296,11 +295,6 @@ def test_a_deleted_adapters_numbers_are_not_given_out_again_though_few_names_are
     kept = list(records.store.scan_iter(match=f"*{tenant}:adapter:*"))
     assert len(kept) == 2
     assert records.adapters.next_number(tenant, "one") > 3
-
-
-def tenant_step_keeping(names: int) -> str:
-    assert f"> {FORMER_ADAPTERS} do" in TENANT_STEP
-    return TENANT_STEP.replace(f"> {FORMER_ADAPTERS} do", f"> {names} do")
 
 
 def test_jobs_that_ended_long_ago_are_forgotten_and_open_ones_never(
