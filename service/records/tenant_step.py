@@ -61,7 +61,8 @@ end
 
 local function former(adapter)
   local names, last_of_all = own .. ':former-adapters', own .. ':last-number'
-  redis.call('zadd', names, redis.call('time')[1], adapter)
+  local clock = redis.call('time')
+  redis.call('zadd', names, clock[1] + clock[2] / 1000000, adapter)
   while redis.call('zcard', names) > {FORMER_ADAPTERS} do
     local oldest = own .. ':adapter:' .. redis.call('zpopmin', names)[1]
     local last = tonumber(redis.call('hget', oldest, 'next') or 0)

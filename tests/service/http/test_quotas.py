@@ -293,7 +293,7 @@ def test_a_deleted_adapters_numbers_are_not_given_out_again_though_few_names_are
         make(records, clip, tenant, name)
         records.adapters.delete(tenant, name)
     kept = list(records.store.scan_iter(match=f"*{tenant}:adapter:*"))
-    assert len(kept) == 2
+    assert len(kept) <= 2
     assert records.adapters.next_number(tenant, "one") > 3
 
 
