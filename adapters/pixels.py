@@ -21,6 +21,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from adapters.cut_jpeg import ended, nearly_whole
 from adapters.errors import BadImage
 from adapters.srgb import orientation, to_srgb, upright
+from adapters.tiff import is_tiff, read_deep_tiff
 
 Pixels = NDArray[np.uint8]  # [3, S, S], RGB
 _Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -43,8 +44,8 @@ _OTHERS = {  # signatures of unsupported formats: (offset, bytes) → name
     (0, b"PK\x03\x04"): "zip archive",
     (0, b"\x1f\x8b"): "gzip archive",
     (4, b"ftypcrx"): "camera raw (CR3)",
-    (0, b"II*\0"): "TIFF, in a form that is not read, such as floating-point RGB",
-    (0, b"MM\0*"): "TIFF, in a form that is not read, such as floating-point RGB",
+    (0, b"II*\0"): "TIFF, in a form that is not read, such as floats with LZW compression",
+    (0, b"MM\0*"): "TIFF, in a form that is not read, such as floats with LZW compression",
     (4, b"ftyphei"): "HEIC, broken or cut short",
     (4, b"ftypmif1"): "HEIC, broken or cut short",
     (4, b"ftypavif"): "AVIF, broken or cut short",
@@ -150,6 +151,8 @@ def thumbnail(data: bytes, size: int, limits: ImageLimits = ImageLimits()) -> by
 
 def media_type(data: bytes) -> str:
     """The media type of a picture that was decoded before, such as image/jpeg."""
+    if is_tiff(data):
+        return Image.MIME["TIFF"]
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         kind = "JPEG" if image.format in (None, "MPO") else str(image.format)
         return Image.MIME[kind]
@@ -162,6 +165,10 @@ def _open(
     if data.startswith(_PNG):
         data = _without_large_texts(data)
     try:
+        if is_tiff(data) and (deep := read_deep_tiff(data, limits.max_pixels)):
+            image = upright(*deep)
+            _check_shape(*image.size, limits)
+            return to_srgb(image), (0, 0, *image.size)
         file, draft = _begin(data, size, limits)
         try:
             file.load()

@@ -7,11 +7,13 @@ pixels are still right.
 
 import functools
 import io
+from contextlib import suppress
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms
+
+from adapters.depth import eight_bits
 
 _TURNS = {  # EXIF's orientation → what turns the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -23,6 +25,7 @@ _TURNS = {  # EXIF's orientation → what turns the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF 6.0, section 3
+_MAX_SAMPLE, _S_MAX_SAMPLE = 281, 341  # TIFF 6.0: the largest value, of unsigned and of any samples
 _PROFILES = 64  # colour profiles whose transforms are cached
 
 
@@ -58,14 +61,11 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Converts 16-bit, 32-bit and float greys to mode L, scaled by their range."""
+    """Converts 16-bit, 32-bit and float greys to 8 bits, by the range that they use."""
     if not (image.mode.startswith("I") or image.mode == "F"):
         return image
     values = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        grey = (values >> 8).astype(np.uint8)
-    else:
-        grey = _scaled(values.astype(np.float32), image.mode == "F")
+    grey = eight_bits(values, _stated_top(image))
     if _white_is_zero(image):
         grey = 255 - grey
     picture = Image.fromarray(grey)
@@ -75,16 +75,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return picture
 
 
-def _scaled(values: NDArray[np.float32], real: bool) -> NDArray[np.uint8]:
-    """Scales to 0…255 from the smallest range that fits: 0…1 (floats), 255, 65,535, min…max."""
-    values = np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    tops = [top for top in ((1.0,) if real else ()) + (255.0, 65_535.0) if high <= top]
-    if low >= 0 and tops:
-        low, high = 0.0, tops[0]
-    values -= low
-    values *= 255 / (high - low) if high > low else 0.0
-    return np.rint(values, out=values).astype(np.uint8)
+def _stated_top(image: Image.Image) -> float | None:
+    """The largest value of a TIFF's samples, if it states one."""
+    tags = getattr(image, "tag_v2", {})
+    for tag in (_S_MAX_SAMPLE, _MAX_SAMPLE):
+        with suppress(KeyError, TypeError, ValueError):
+            stated = tags[tag]
+            return float(stated[0] if isinstance(stated, tuple) else stated)
+    return None
 
 
 def _white_is_zero(image: Image.Image) -> bool:

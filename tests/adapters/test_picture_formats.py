@@ -8,9 +8,11 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image, ImageCms, ImageOps
 
@@ -46,6 +48,17 @@ def heic(name: str) -> bytes:
 
 def deep(mode: type[np.generic], scale: float) -> Image.Image:
     return Image.fromarray((np.asarray(GREY, np.float64) * scale).astype(mode))
+
+
+def tiff(kind: type[np.generic], scale: float, image: Image.Image = PHOTO, **options: Any) -> bytes:
+    """A picture as tifffile stores it, its samples multiplied and of another type."""
+    values = (np.asarray(image, np.float64) * scale).astype(kind)
+    if options.get("planarconfig") == 2:
+        values = values.transpose(2, 0, 1)
+    stream = io.BytesIO()
+    kinds = {"photometric": "rgb" if values.ndim == 3 else "minisblack"}
+    tifffile.imwrite(stream, values, **(kinds | options))
+    return stream.getvalue()
 
 
 def png(header: bytes, rows: bytes, *extra: bytes) -> bytes:
@@ -178,6 +191,47 @@ SAME: dict[str, tuple[Callable[[], bytes], Image.Image]] = {
     "TIFF, 16-bit grey": (lambda: stored(deep(np.uint16, 257), "TIFF"), GREY),
     "TIFF, float grey in 0…1": (lambda: stored(deep(np.float32, 1 / 255), "TIFF"), GREY),
     "TIFF, float grey in 0…255": (lambda: stored(deep(np.float32, 1), "TIFF"), GREY),
+    "TIFF, signed 16-bit grey": (lambda: tiff(np.int16, 128, GREY), GREY),
+    "TIFF, 12-bit grey in 16": (lambda: stored(deep(np.uint16, 16), "TIFF"), GREY),
+    "PNG, 12-bit grey in 16": (lambda: stored(deep(np.uint16, 16), "PNG"), GREY),
+    "TIFF, 12-bit RGB in 16": (lambda: tiff(np.uint16, 16), PHOTO),
+    "TIFF, 14-bit grey that states it": (
+        lambda: tiff(np.uint16, 64, GREY, extratags=[(281, "H", 1, 16383, True)]),
+        GREY,
+    ),
+    "TIFF, 14-bit RGB that states it": (
+        lambda: tiff(np.uint16, 64, extratags=[(281, "H", 3, (16383,) * 3, True)]),
+        PHOTO,
+    ),
+    "TIFF, 16-bit RGB": (lambda: tiff(np.uint16, 257), PHOTO),
+    "TIFF, 16-bit RGB, big-endian": (lambda: tiff(np.uint16, 257, byteorder=">"), PHOTO),
+    "TIFF, 16-bit RGB, deflate": (
+        lambda: tiff(np.uint16, 257, compression="zlib", predictor=True),
+        PHOTO,
+    ),
+    "TIFF, 16-bit RGB, planes apart": (lambda: tiff(np.uint16, 257, planarconfig=2), PHOTO),
+    "TIFF, 16-bit RGB in tiles": (lambda: tiff(np.uint16, 257, tile=(64, 64)), PHOTO),
+    "TIFF, 16-bit RGB, BigTIFF": (lambda: tiff(np.uint16, 257, bigtiff=True), PHOTO),
+    "TIFF, 16-bit RGB with alpha": (
+        lambda: tiff(np.uint16, 257, drawn("RGBA"), extrasamples=[2]),
+        on_white(drawn("RGBA")),
+    ),
+    "TIFF, float RGB in 0…1": (lambda: tiff(np.float32, 1 / 255), PHOTO),
+    "TIFF, float RGB a little above 1": (lambda: tiff(np.float32, 1.02 / 255), PHOTO),
+    "TIFF, float RGB in 0…255": (lambda: tiff(np.float32, 1), PHOTO),
+    "TIFF, float RGB, deflate": (lambda: tiff(np.float32, 1 / 255, compression="zlib"), PHOTO),
+    "TIFF, float RGB with alpha": (
+        lambda: tiff(np.float32, 1 / 255, drawn("RGBA"), extrasamples=[2]),
+        on_white(drawn("RGBA")),
+    ),
+    "TIFF, half-float RGB": (lambda: tiff(np.float16, 1 / 255), PHOTO),
+    "TIFF, double RGB": (lambda: tiff(np.float64, 1 / 255), PHOTO),
+    "TIFF, half-float grey": (lambda: tiff(np.float16, 1 / 255, GREY), GREY),
+    "TIFF, double grey": (lambda: tiff(np.float64, 1 / 255, GREY), GREY),
+    "TIFF, 16-bit grey, white is 0": (
+        lambda: tiff(np.int16, 128, ImageOps.invert(GREY), photometric="miniswhite"),
+        GREY,
+    ),
     "TIFF, 32-bit grey": (lambda: stored(deep(np.int32, 257), "TIFF"), GREY),
     "PNG, grey": (lambda: stored(GREY, "PNG"), GREY),
     "PNG, 16-bit grey": (lambda: stored(deep(np.uint16, 257), "PNG"), GREY),
@@ -358,10 +412,66 @@ def test_what_cannot_be_read_is_named_with_what_to_do(data: bytes, name: str) ->
         decode_image(data, SPEC)
 
 
+def with_tag(data: bytes, tag: int, value: int) -> bytes:
+    """A little-endian TIFF with another value of one short tag."""
+    (at,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, at)
+    changed = bytearray(data)
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        if struct.unpack_from("<H", data, entry)[0] == tag:
+            struct.pack_into("<H", changed, entry + 8, value)
+            return bytes(changed)
+    raise AssertionError(f"there is no tag {tag}")
+
+
 def test_a_tiff_of_a_form_that_is_not_read_is_called_that() -> None:
-    """Pillow has no mode for three channels of 32 bits."""
-    wide = stored(PHOTO, "TIFF").replace(struct.pack("<3H", 8, 8, 8), struct.pack("<3H", *[32] * 3))
+    """Pillow has no mode for floating-point colours, and LZW may unpack to any size."""
+    lzw = with_tag(tiff(np.float32, 1 / 255), 259, 5)
     with pytest.raises(
         BadImage, match=r"TIFF, in a form that is not read.*export it as JPEG or PNG"
     ):
-        decode_image(wide, SPEC)
+        decode_image(lzw, SPEC)
+
+
+def test_a_deep_tiff_is_turned_upright() -> None:
+    turned = tiff(np.uint16, 257, extratags=[(274, "H", 1, 6, True)])
+    upright = PHOTO.transpose(Image.Transpose.ROTATE_270)
+    assert apart(turned, stored(upright, "PNG")) < 1
+
+
+def test_a_deep_tiffs_profile_is_applied() -> None:
+    wide = in_display_p3()
+    profile = Image.open(io.BytesIO(wide)).info["icc_profile"]
+    image = Image.open(io.BytesIO(wide)).convert("RGB")
+    assert apart(tiff(np.uint16, 257, image, iccprofile=profile), wide) < 1
+
+
+def test_a_deep_tiff_is_given_back_as_a_tiff() -> None:
+    assert media_type(tiff(np.float32, 1 / 255)) == "image/tiff"
+
+
+def test_a_deep_tiff_of_too_many_pixels_is_refused_before_it_is_unpacked() -> None:
+    pixels = GREY.width * GREY.height
+    with pytest.raises(BadImage, match="pixels"):
+        decode_image(tiff(np.float64, 1), SPEC, ImageLimits(max_pixels=pixels))
+    with pytest.raises(BadImage, match="pixels"):
+        decode_image(tiff(np.uint16, 257), SPEC, ImageLimits(max_pixels=pixels - 1))
+
+
+def test_a_tiff_that_packs_more_than_its_size_says_is_refused() -> None:
+    whole = tiff(np.uint16, 257, compression="zlib", rowsperstrip=10_000)
+    packed = zlib.compress(b"\0" * 50_000_000)
+    (at,) = tifffile.TiffFile(io.BytesIO(whole)).pages.first.dataoffsets
+    longer = with_tag(whole[:at] + packed, 279, 0)
+    tags = tifffile.TiffFile(io.BytesIO(whole)).pages.first.tags
+    counted = bytearray(longer)
+    struct.pack_into("<I", counted, tags[279].valueoffset, len(packed))
+    with pytest.raises(BadImage, match="more is packed"):
+        decode_image(bytes(counted), SPEC)
+
+
+@pytest.mark.parametrize("left", [0.0, 0.3, 0.99])
+def test_a_deep_tiff_that_is_cut_short_is_refused(left: float) -> None:
+    whole = tiff(np.float32, 1 / 255)
+    with pytest.raises(BadImage):
+        decode_image(whole[: max(8, int(left * len(whole)))], SPEC)

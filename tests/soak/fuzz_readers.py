@@ -57,6 +57,7 @@ def fuzz(reader: str, seconds: int) -> None:
 
 def pictures() -> tuple[Callable[[bytes], None], list[bytes]]:
     import numpy as np
+    import tifffile
     from PIL import Image
 
     from adapters.errors import BadImage
@@ -72,10 +73,15 @@ def pictures() -> tuple[Callable[[bytes], None], list[bytes]]:
         assert pixels.shape == (3, 32, 32)
 
     seeds = []
-    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+    noise = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"):
         stream = io.BytesIO()
-        noise = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
         Image.fromarray(noise).save(stream, kind)
+        seeds.append(stream.getvalue())
+    for compression in ("none", "zlib"):  # which tifffile reads, not Pillow
+        stream = io.BytesIO()
+        deep = noise.astype(np.uint16) * 257
+        tifffile.imwrite(stream, deep, photometric="rgb", compression=compression)
         seeds.append(stream.getvalue())
     return read, seeds
 
