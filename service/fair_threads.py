@@ -15,8 +15,8 @@ T = TypeVar("T")
 class FairThreads:
     """A bounded number of threads, of which one tenant gets at most half.
 
-    Tenants take turns. A place is given back by the work itself when it has ended: work whose
-    caller has gone still runs, and still counts.
+    Tenants take turns. A thread is free again only when its work has ended: work whose caller has
+    gone still runs and still counts.
     """
 
     def __init__(self, threads: int, name: str, waiting: int | None = None) -> None:
@@ -24,8 +24,8 @@ class FairThreads:
 
         Args:
             threads: how many run at once, of all tenants.
-            name: what their names begin with.
-            waiting: how much of one tenant's work may wait; None: any amount.
+            name: the start of the threads' names.
+            waiting: how many calls of one tenant may wait; None for any number.
         """
         self._pool = ThreadPoolExecutor(threads, name)
         self._free, self._share, self._most_waiting = threads, max(1, threads // 2), waiting

@@ -1,7 +1,7 @@
-"""Uploaded archives: zip or tar, a folder a class. Nothing in them is trusted.
+"""Uploaded archives: zip or tar, with a folder per class. Nothing in them is trusted.
 
-Sizes that a header claims are not believed: no read is longer than a picture may be, so neither a
-directory nor a header nor an entry can fill the memory, however small the file is that it is in.
+Sizes in headers are not trusted: no read is longer than the largest picture allowed. So no
+directory, header or entry of a small archive can fill the memory.
 """
 
 import bz2
@@ -111,12 +111,12 @@ class Careful(io.RawIOBase):
 def read_archive(
     file: IO[bytes], limits: ArchiveLimits, warn: Callable[[str], None] = lambda _: None
 ) -> Iterator[Sample | Rejected]:
-    """The pictures of an archive, each with its folder's name as label, and what was rejected.
+    """The pictures of an archive, each with its folder's name as label, and rejected entries.
 
     Args:
         file: can seek.
-        limits: the most that it may hold.
-        warn: is told of names that may be misread.
+        limits: the largest archive that is read.
+        warn: called with names that may be misread.
 
     Raises:
         Invalid: it is neither a zip nor a tar file, or is broken.
@@ -235,8 +235,9 @@ def _tar_entries(
 def _counting_member() -> type[tarfile.TarInfo]:
     """An entry's class for one archive, which refuses extended headers before they are read.
 
-    Their records become dictionaries of many times their size, one of them kept for the whole
-    archive, and one header after another is read by recursion: so all before an entry count.
+    tarfile turns their records into dictionaries that are many times as large, keeps one for the
+    whole archive, and reads successive headers by recursion. So all headers before an entry count
+    together.
     """
 
     class Member(tarfile.TarInfo):

@@ -1,7 +1,7 @@
-"""Who asks, and what their key opens: a tenant by one of its keys, or the administrator.
+"""Authentication and scopes: a tenant by one of its keys, or the administrator.
 
-A key's scope is checked by what a handler asks for: `CurrentTenant` and `Reader` take any key of
-the tenant, `Manager` takes one that may manage it. Each also counts the call for the tenant's rate.
+A handler's parameter decides which keys it takes: `CurrentTenant` and `Reader` take any key of the
+tenant, `Manager` one of scope `manage`. Each also counts the call for the tenant's rate limit.
 """
 
 import asyncio
@@ -73,9 +73,9 @@ def require(scope: Scope, rate: Literal["classify", "manage"]) -> Callable[..., 
 
 
 class Gate:
-    """Reads no body for a key that is not known or may not call the route.
+    """Refuses a key that is unknown or may not call the route before the body is read.
 
-    FastAPI reads and parses some bodies before it asks whose they are.
+    FastAPI reads and parses some bodies before it runs the dependencies that check the key.
     """
 
     def __init__(self, app: ASGIApp, components: Components) -> None:
@@ -187,9 +187,9 @@ def _is_admin(components: Components, api_key: str | None) -> bool:
 
 
 async def refuse_early(components: ComponentsDep, credentials: Credentials) -> None:
-    """Raises TooMany for one whose pictures would wait for too long, by what is remembered alone.
+    """Raises TooMany for a tenant whose pictures would wait too long, from memory alone.
 
-    Under overload most requests end here: before Redis is asked, and before a body is read.
+    Under overload most requests end here, before a call to Redis and before the body is read.
     """
     known = components.keys.last(hash_key(credentials.credentials)) if credentials else None
     if known:

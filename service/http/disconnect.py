@@ -18,7 +18,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     The request's body must have been read.
 
     Raises:
-        ClientGone: it disconnected. Nobody reads the answer; the log and the metrics do.
+        ClientGone: the client disconnected. Only the log and the metrics show the answer.
     """
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
     try:

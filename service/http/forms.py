@@ -1,7 +1,7 @@
-"""Multipart forms: a file's name in the extended notation counts as a name.
+"""Multipart forms: a part with `filename*` alone is a file too.
 
-Starlette takes a part for a file when its header has `filename`. Some clients send `filename*`
-(RFC 5987) alone, though RFC 7578 section 4.2 tells them not to; their pictures must not be lost.
+For Starlette a part is a file if its header has `filename`. Some clients send only `filename*`
+(RFC 5987), though RFC 7578, section 4.2, forbids it; their pictures must not be lost.
 """
 
 import re
@@ -14,7 +14,7 @@ _EXTENDED = re.compile(rb"""filename\*\s*=\s*"?([\w.-]+)'[\w-]*'([^;"\s]*)""", r
 
 
 def parse_disposition(header: bytes | str | None) -> tuple[bytes, dict[bytes, bytes]]:
-    """A part's Content-Disposition; `filename` is taken from `filename*` where it stands alone.
+    """A part's Content-Disposition; `filename` comes from `filename*` if only that is sent.
 
     Args:
         header: the header's value.

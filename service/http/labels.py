@@ -14,12 +14,12 @@ class Labels:
     """The labels of a data set, to which an upload or a move adds."""
 
     def __init__(self, clip: FrozenCLIP, known: Iterable[str], most: int) -> None:
-        """Takes the labels that are there.
+        """Starts with the labels that the data set has.
 
         Args:
             clip: the model that must tell them apart.
             known: the labels that the data set has.
-            most: how many it may have: more could not be classified in one request.
+            most: the largest number of labels; more could not be classified in one request.
         """
         self._clip, self._most = clip, most
         self._known: dict[tuple[int, ...], str] = {}
@@ -28,7 +28,7 @@ class Labels:
                 self._known[clip.prompt_ids(label)] = label
 
     def take(self, label: str) -> str:
-        """A label's normal form, or the form in which the data set has it already.
+        """A label's normal form, or the existing label that is equal to it.
 
         Raises:
             Invalid: empty, too long, not printable, one too many, or read by the model as another

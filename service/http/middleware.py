@@ -19,7 +19,7 @@ log = logging.getLogger("rmadapter.access")
 
 PICTURE_PATHS = ("/classify", "/v1/classify", "/v1/embeddings")  # a classify key may call these
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # others would forge lines of a log
-_UNLOGGED = ("/healthz", "/readyz", "/metrics")  # asked every few seconds, by nobody
+_UNLOGGED = ("/healthz", "/readyz", "/metrics")  # called every few seconds by machines
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # a client may make up any
 
 
@@ -92,10 +92,10 @@ class Observe:
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """The largest body in bytes, by what it holds.
+    """The largest body in bytes, by its route and media type.
 
-    Forms carry files and are read piece by piece. JSON is held in memory as a whole: pictures in
-    base64 on the routes that classify, a few names everywhere else.
+    Forms carry files and are read in pieces. JSON is held in memory completely: pictures in base64
+    on the routes that classify, a few names on all others.
     """
 
     form: int

@@ -22,10 +22,10 @@ _KEEP_ALIVE_SECONDS = 75  # above a minute, for which balancers keep idle connec
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The API's socket; port 0: any free one.
+    """The API's socket; port 0 means any free port.
 
     Raises:
-        RMAdapterError: the address cannot be had.
+        RMAdapterError: the address cannot be used.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # asyncio turns Nagle's algorithm off for sockets that say they are TCP; else an answer waits
@@ -69,9 +69,9 @@ def serve_app(components: Components, listener: socket.socket, drain_seconds: fl
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1, without patience for a client that sends no request, or half of one's head.
+    """HTTP/1.1 that closes a connection on which no whole head of a request comes in time.
 
-    uvicorn ends a kept connection that is idle, but not a new one on which nothing comes.
+    uvicorn closes a kept connection that is idle, but not a new one on which nothing comes.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -99,7 +99,7 @@ class PatientProtocol(H11Protocol):
 
 
 class _DrainingServer(uvicorn.Server):
-    """Before it stops to listen, it goes on for a while in which /readyz says no.
+    """A server that first goes on for a while with a red /readyz, and then stops to listen.
 
     What a closing listener has not accepted yet is lost, and so is a request on a kept connection
     that is closed in that moment: so balancers are turned away first, and connections ended by the

@@ -37,7 +37,7 @@ class PhotoUpload:
         Args:
             label: the class of `files`.
             files: photos.
-            archive: instead of both, a zip or tar with a folder per class.
+            archive: a zip or tar with a folder per class, instead of files and a label.
 
         Returns:
             What became of each file.

@@ -31,7 +31,7 @@ class Watch:
 
     @contextmanager
     def stream(self, tenant: str) -> Iterator[None]:
-        """Within it one more stream of this tenant is open.
+        """A context in which one more stream of this tenant is open.
 
         Raises:
             TooMany: it has as many as allowed.
@@ -47,10 +47,10 @@ class Watch:
                 del self._streams[tenant]
 
     async def state(self, tenant: str, job: str) -> Job:
-        """A job as it stands, read a moment ago or now; who asks at once shares one read.
+        """A job, read now or a moment ago: all who ask at the same time share one read.
 
         Raises:
-            NotFound: it is not there any more.
+            NotFound: the job is gone.
             Unavailable: Redis does not answer.
         """
         key, clock = (tenant, job), time.monotonic()

@@ -1,4 +1,4 @@
-"""Records: tenants, data sets, jobs, adapters, in Redis; what must outlive Redis also as blobs."""
+"""Tenants, data sets, jobs and adapters: records in Redis, files in the object store."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _DAY_SECONDS = 24 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Records:
-    """One noun, one member."""
+    """The stores, and a member for each kind of record."""
 
     store: RecordStore
     blobs: Blobs
@@ -50,22 +50,22 @@ class Records:
                 continue
 
     def start(self) -> None:
-        """What a server or a worker does first: refuses a newer format, and says its own.
+        """Refuses a newer format and marks its own; a server or a worker calls this first.
 
         Raises:
             NewerFormat: a newer release wrote what is stored.
         """
         self.refuse_newer()
-        with suppress(Unavailable):  # then the next server or worker says it
+        with suppress(Unavailable):  # then the next server or worker marks it
             mark_blobs(self.blobs)
 
 
 def open_records(redis_url: str, blob_url: str, settings: Settings) -> Records:
-    """Connects at the first use; nothing fails here."""
+    """The records of these stores. It connects at the first use, so it cannot fail."""
     store, blobs = connect(redis_url), Blobs(blob_url, settings.s3_keys())
     breaker = Breaker()  # a change waits longer than a lookup, and has a breaker of its own
-    lookups = connect(redis_url, _LOOKUP_TIMEOUT, breaker)  # what every classify request asks
-    broker = make_broker(store)  # so that a Redis that is away is Unavailable here too
+    lookups = connect(redis_url, _LOOKUP_TIMEOUT, breaker)  # used by every classify request
+    broker = make_broker(store)  # over `store`, so that its errors are translated too
     deletion = Deletion(store, blobs)
     return Records(
         store=store,

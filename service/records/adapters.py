@@ -1,10 +1,10 @@
 """Adapters: named classifiers of a tenant, their versions, and which version is live.
 
-tenants/T/adapters/A/versions/N.safetensors   a version; its header says all about it
-tenants/T/adapters/A/live/REVISION.json       which version answers; the latest one holds
+tenants/T/adapters/A/versions/N.safetensors   a version; its header describes it completely
+tenants/T/adapters/A/live/REVISION.json       which version is live; the latest file counts
 
-Earlier releases wrote the second into one file, tenants/T/adapters/A/live.json. It counts where
-nothing of the other kind is there.
+Earlier releases wrote the second into one file, tenants/T/adapters/A/live.json. It counts if the
+folder `live` is empty.
 """
 
 import json
@@ -19,14 +19,14 @@ from service.records.blobs import Blobs
 from service.records.deletion import GRACE_SECONDS, Deletion, Pending
 from service.records.store import Page, RecordStore, members, tenant_redis_key
 
-LeftOut = Callable[[str, str], None]  # is told a blob's path, and why it was left out
+LeftOut = Callable[[str, str], None]  # called with a blob's path and why it was left out
 _LONG = ("classes", "confusion", "mistakes")  # parts of a report
 _HEAD_BYTES = 64 * 2**10  # of an artifact, read first: most reports are in it
-_TRIES = 20  # a publish that others do at once
+_TRIES = 20  # attempts to publish while others publish too
 
-# Each is one step for Redis. KEYS: 1 the tenant's list of adapters; of one adapter 2 its record,
-# with `live`, `live_file` and `next`, and 3 its versions.
-# `former` is told of each adapter that has no version (yet, or any more).
+# Each script is one step for Redis. KEYS: 1, the tenant's list of adapters; 2, one adapter's record
+# with `live`, `live_file` and `next`; 3, its versions. `former` is called for each adapter that has
+# no version yet or no longer has one.
 _NEXT = """
 local last = redis.call('get', own .. ':last-number')
 if last then redis.call('hsetnx', KEYS[2], 'next', last) end
@@ -34,7 +34,7 @@ local number = redis.call('hincrby', KEYS[2], 'next', 1)
 if redis.call('hlen', KEYS[3]) == 0 then former(ARGV[1]) end
 return number
 """
-# A version's file, unless that is recorded: by a worker that died before it had ended the job.
+# Notes a version's file, unless a worker that died had recorded the version already.
 _INTEND = f"""
 local number, path = unpack(ARGV)
 if redis.call('hexists', KEYS[3], number) == 1 then return 1 end
@@ -124,7 +124,7 @@ if #ARGV > 4 then redis.call('zadd', KEYS[1], 0, adapter) else former(adapter) e
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """One fitted version: what the server must know before it has the file, and its metrics."""
+    """One fitted version: what the server must know before it reads the file, and its metrics."""
 
     tenant: str
     adapter: str
@@ -164,18 +164,18 @@ class Adapters:
         self._lookups = lookups
 
     def next_number(self, tenant: str, adapter: str) -> int:
-        """A number that no version of this adapter had or will have."""
+        """A new version number. Numbers are never used twice."""
         return int(self._run(_NEXT, tenant, adapter, adapter))
 
     def add(self, manifest: Manifest, data: bytes) -> Version:
-        """Stores an artifact under its number, first its file, then its record.
+        """Stores an artifact under its number: first its file, then its record.
 
-        A number's file never changes: when a worker that died had stored it already, that file
-        stands, and its version is returned.
+        The file of a number never changes. If a worker that died had stored it already, that file
+        is kept and its version returned.
 
         Raises:
             NotFound: the tenant was erased.
-            Unavailable: a store is away, or was for so long that the file was swept.
+            Unavailable: a store is away, or was away for so long that the file was swept.
         """
         version = version_of(manifest, data)
         tenant, adapter = version.tenant, version.adapter
@@ -197,9 +197,12 @@ class Adapters:
         number: int,
         allowed: Callable[[Version | None], bool] = lambda live: True,
     ) -> bool:
-        """Makes a version live, if `allowed` says so of the one that is; True when it did.
+        """Makes a version live, if `allowed` returns True for the version that is live now.
 
-        Every server looks up what is live for each request, so none answers with the old one after.
+        Servers look up the live version for each request, so none answers with the old one later.
+
+        Returns:
+            Whether it is live.
 
         Raises:
             NotFound: no such adapter or version.
@@ -219,7 +222,7 @@ class Adapters:
         raise Conflict("others publish versions of this adapter at the same time")
 
     def _go_live(self, tenant: str, adapter: str, number: int, live: int | None) -> str:
-        """`live`, `gone`: the version, `changed`: what was live before, or `late`."""
+        """`live`; else `gone` (no such version), `changed` (another version is live) or `late`."""
         folder = _folder(tenant, adapter)
         (path,) = self._deletion.intend(tenant, f"{folder}/live/REVISION.json")
         self._blobs.put(path, json.dumps({"version": number}).encode())
@@ -230,7 +233,7 @@ class Adapters:
         return str(outcome)
 
     def _version_or_none(self, tenant: str, adapter: str, number: int | None) -> Version | None:
-        """The version that answers; None also where it has gone."""
+        """The version of this number; None if there is none."""
         try:
             return None if number is None else self.version(tenant, adapter, number)
         except NotFound:
@@ -248,7 +251,7 @@ class Adapters:
         return found
 
     def page(self, tenant: str, limit: int, cursor: str | None) -> Page[Adapter]:
-        """A page of the tenant's adapters, without those that went while it was read."""
+        """A page of the tenant's adapters, without those deleted while it was read."""
         page = members(self._store, tenant_redis_key(tenant, "adapters"), limit, cursor)
         found = self._read_all(tenant, page.items)
         return Page([adapter for adapter in found if adapter], page.cursor)
@@ -271,7 +274,7 @@ class Adapters:
         """A version by number, or the live one.
 
         Raises:
-            NotFound: no such adapter or version. Never answered by another one.
+            NotFound: no such adapter or version. Another one never takes its place.
             Conflict: the adapter has no live version.
         """
         wanted = number if number is not None else self.live_number(tenant, adapter)
@@ -286,8 +289,8 @@ class Adapters:
     def with_report(self, version: Version) -> Version:
         """A version with its whole report, which is read from its artifact's header.
 
-        What an earlier release recorded is whole already. Where the file cannot be read now, the
-        version stays as it is.
+        Records of earlier releases have the whole report already. If the file cannot be read now,
+        the version is returned as it is.
         """
         if any(part in version.metrics.get("adapted", {}) for part in _LONG):
             return version
@@ -318,11 +321,11 @@ class Adapters:
         self._deletion.discard([path])
 
     def forget(self, tenant: str, adapter: str, number: int) -> None:
-        """Drops the record of a version whose file is missing, also of the live one."""
+        """Drops the record of a version whose file is missing, even if it is live."""
         self._run(_FORGET, tenant, adapter, str(number), adapter)
 
     def live_file(self, tenant: str, adapter: str) -> str:
-        """Where it stands which version is live."""
+        """The path of the file that says which version is live."""
         found: str | None = self._store.hget(self._name(tenant, adapter), "live_file")
         return found or f"{_folder(tenant, adapter)}/live.json"
 
@@ -345,9 +348,9 @@ class Adapters:
         Args:
             tenant: whose adapter it is.
             adapter: its name.
-            pending: what is to be deleted, which stays out.
-            left_out: is told the path of each file that cannot be read, and why. The file stays
-                where it is, and its number stays taken.
+            pending: files that are to be deleted; they are left out.
+            left_out: called with the path of each file that cannot be read, and why. The file
+                stays where it is, and its number stays taken.
         """
         folder, last = _folder(tenant, adapter), 0
         found: dict[str, str] = {}
@@ -367,7 +370,7 @@ class Adapters:
         self._run(_RESTORE, tenant, adapter, adapter, last, live, file, *flat)
 
     def _read_version(self, path: str) -> Version:
-        """Raises BadArtifact, also for a file that says it is another's."""
+        """Raises BadArtifact, also for a file whose header names another path."""
         data = self._blobs.get(path)
         version = version_of(decode_artifact(data).manifest, data)
         if version.path != path:
@@ -375,10 +378,10 @@ class Adapters:
         return version
 
     def _newest_pointer(self, folder: str, pending: Pending, numbers: set[str]) -> tuple[str, str]:
-        """The version that is live, and the file that says so.
+        """The live version and the file that says so.
 
         Returns:
-            The number, "" where none is live, and the path, "" where an earlier release wrote it.
+            The number, "" if none is live, and the path, "" if an earlier release wrote it.
         """
         paths = sorted((p for p in self._blobs.paths(f"{folder}/live")), reverse=True)
         for path in [*paths, f"{folder}/live.json"]:
@@ -401,7 +404,7 @@ class Adapters:
         return self._store.tenant_step(tenant, script, keys, *args, frees=frees)
 
     def live_number(self, tenant: str, adapter: str) -> int | None:
-        """The number of the live version; None where none is."""
+        """The number of the live version; None if none is live."""
         live = self._lookups.hget(self._name(tenant, adapter), "live")
         return int(live) if live else None
 
@@ -411,7 +414,7 @@ class Adapters:
 
 
 def summary(metrics: dict[str, Any]) -> dict[str, Any]:
-    """A report without what grows with the number of classes; that stays in the artifact's file."""
+    """A report without the parts that grow with the number of classes, which the file keeps."""
 
     def short(value: Any) -> Any:
         return without(value) if isinstance(value, dict) else value
@@ -427,7 +430,7 @@ def _small(version: Version) -> Version:
 
 
 def version_of(manifest: Manifest, data: bytes) -> Version:
-    """The record of an artifact, from what its file says of itself and its bytes."""
+    """The record of an artifact, from its manifest and its bytes."""
     return Version(
         tenant=manifest.tenant,
         adapter=manifest.adapter,
@@ -450,7 +453,7 @@ def version_path(folder: str, number: int) -> str:
 
 
 def live_version(manifest: bytes) -> int:
-    """What a live.json says."""
+    """The version that a live.json names."""
     return int(json.loads(manifest)["version"])
 
 

@@ -1,15 +1,16 @@
 """A whole deployment in one file.
 
-The file is a tar with every blob of every tenant. It is read whole before anything of it is used.
-Redis is made anew from it (`service.records.restore`). Tenants' API keys are in it as hashes.
+The file is a tar with every blob of every tenant. All of it is checked before any of it is used.
+Redis is rebuilt from it (`service.records.restore`). It holds tenants' API keys as hashes.
 
 It does not hold what Redis alone knows: jobs and their history, idempotency keys, the names of
 pictures' files, the numbers of deleted versions. It does not hold the admin key.
 
-Consistent while the service runs, without a lock: pictures and versions never change, and what
-points to them is written after them. So they are copied first, then what points to them, outermost
-last, and a version that went live meanwhile is copied before its `live.json`. What was added while
-it ran may be missing, what was deleted may be there; nothing is there by half.
+It is consistent without a lock while the service runs, because pictures and versions never change
+and files that point to them are written later. So pictures and versions are copied first, then the
+files that point to them, the outermost last. A version that went live meanwhile is copied before
+its `live.json`. Something added meanwhile may be missing, something deleted may be present; nothing
+is half present.
 """
 
 import gzip
@@ -55,7 +56,7 @@ _NOTHING = Pending(())
 
 @dataclass(slots=True)
 class _Tally:
-    """What the last entry must say, for a file that was cut short or changed is refused."""
+    """What the last entry must say; a file that was cut short or changed is refused by it."""
 
     blobs: int = 0
     _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
@@ -69,13 +70,13 @@ class _Tally:
 
 
 def backup(blobs: Blobs, file: Path, pending: Pending = _NOTHING) -> int:
-    """Writes a backup, for its owner's eyes alone, whole or not at all.
+    """Writes a backup with mode 0600, completely or not at all.
 
     Args:
         blobs: the object store.
-        file: where to; a name that ends with gz is compressed, which photos and weights hardly
-            gain from.
-        pending: what is to be deleted, which stays out.
+        file: the file to write. A name that ends with gz is compressed, which makes photos and
+            weights hardly smaller.
+        pending: files that are to be deleted; they are left out.
 
     Returns:
         The number of blobs.
@@ -97,12 +98,12 @@ def backup(blobs: Blobs, file: Path, pending: Pending = _NOTHING) -> int:
 def restore_backup(records: Records, file: Path, left_out: LeftOut = log_left_out) -> int:
     """Fills an empty deployment from a backup.
 
-    The file is read twice: nothing is written before all of it was found to be good.
+    The file is read twice: nothing is written before all of it was checked.
 
     Args:
         records: an empty deployment.
         file: the backup.
-        left_out: is told the path of each file that cannot be read, and why.
+        left_out: called with the path of each file that cannot be read, and why.
 
     Returns:
         The number of tenants.
@@ -132,7 +133,7 @@ def _refuse_used(records: Records) -> None:
 
 
 class _Snapshot:
-    """Every blob with its path, so ordered that none points to one that did not come before."""
+    """Every blob with its path; each comes after the blobs that it points to."""
 
     def __init__(self, blobs: Blobs, pending: Pending) -> None:
         self._blobs, self._pending = blobs, pending
@@ -159,7 +160,7 @@ class _Snapshot:
             yield from self._tenant(folder)
 
     def _listed(self, path: str) -> Iterator[tuple[str, bytes]]:
-        """A file whose content never changes, now; what points to others is noted for later."""
+        """Yields a file that never changes now; files that point to others are noted for later."""
         folder, name = path.rsplit("/", 1)
         if "/adapters/" in path:
             self._adapters.add(re.sub(r"/(versions|live)(/[^/]+|\.json)$", "", path))
@@ -186,7 +187,7 @@ class _Snapshot:
             yield path, data
 
     def _label(self, picture: str) -> Iterator[tuple[str, bytes]]:
-        """What tells a picture's label now; it may have been moved since the list was read."""
+        """The file with a picture's present label; it may have moved since the list was read."""
         if picture not in self._pictures:
             yield from self._copy(picture)
         path = self._labels[picture]
@@ -199,7 +200,7 @@ class _Snapshot:
         yield path, data
 
     def _tenant(self, folder: str) -> Iterator[tuple[str, bytes]]:
-        """Its latest file, at the end: without it, a restore leaves all of the tenant out."""
+        """The tenant's latest file, at the end: without it, a restore leaves out the tenant."""
         while files := [f for f in self._blobs.files(folder) if not self._pending.covers(f)]:
             path = max(files, key=revision_of)
             if (data := _get(self._blobs, path)) is not None:
@@ -207,7 +208,7 @@ class _Snapshot:
                 return
 
     def _live(self, folder: str) -> Iterator[tuple[str, bytes]]:
-        """What says which version is live, after that version."""
+        """The file that says which version is live, after that version."""
         before = None
         while (path := self._pointer(folder)) is not None:
             pointer = _get(self._blobs, path)
@@ -235,7 +236,7 @@ class _Snapshot:
 
 
 def _get(blobs: Blobs, path: str) -> bytes | None:
-    """None: deleted meanwhile."""
+    """The blob; None if it was deleted meanwhile."""
     try:
         return blobs.get(path)
     except NotFound:
@@ -269,7 +270,7 @@ def _append(archive: tarfile.TarFile, path: str, data: bytes) -> None:
 
 
 def _entries(file: Path) -> Iterator[tuple[str, bytes]]:
-    """The blobs of a backup; that they are all there, and as they were, is known at the end."""
+    """The blobs of a backup. Only the last entry shows whether all are there and unchanged."""
     tally = _Tally()
     with file.open("rb") as stream:
         try:
@@ -292,7 +293,7 @@ def _entries(file: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _read_tar(stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-    """Plain files alone, each of bounded size."""
+    """The plain files of a tar, each of bounded size."""
     head = stream.read(6)
     stream.seek(0)
     careful = Careful(unpacked(stream, head), _MAX_BLOB)

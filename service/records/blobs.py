@@ -1,6 +1,6 @@
 """Blobs: pictures, artifacts and manifests in a folder or an S3-protocol store.
 
-The one file that imports obstore. A blob is written whole or not at all.
+Only this file imports obstore. A blob is written completely or not at all.
 """
 
 import shutil
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # that is where obstore has them
     from obstore.store import ClientConfig, RetryConfig, S3Config
 
 _DELETE_AT_ONCE = 1000  # S3's limit for one request
-# A store that hangs is an error after 10 s, twice that at the most: the default is minutes.
+# A store that hangs is an error after 10 to 20 s; the default is minutes.
 _CLIENT: "ClientConfig" = {
     "connect_timeout": timedelta(seconds=2),
     "read_timeout": timedelta(seconds=10),  # a picture of 20 MB has gone out by then
@@ -50,7 +50,7 @@ class Blobs:
             )
 
     def put(self, path: str, data: bytes) -> None:
-        """Writes a file, over one that is there.
+        """Writes a file, and replaces one of the same path.
 
         Raises:
             Unavailable: the object store does not answer or has no room.
@@ -59,7 +59,7 @@ class Blobs:
             obstore.put(self._store, path, data)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Stores a blob that is not there yet; False, and nothing changes, when one is."""
+        """Stores a blob if the path is free; False, and nothing changes, if it is taken."""
         with _translated(path):
             try:
                 obstore.put(self._store, path, data, mode="create")
@@ -73,7 +73,7 @@ class Blobs:
             return bytes(obstore.get(self._store, path).bytes())
 
     def get_range(self, path: str, start: int, length: int) -> bytes:
-        """Part of a file; less where the file ends before.
+        """Part of a file, shorter if the file ends before.
 
         Raises:
             NotFound, Unavailable: as `get`.
@@ -82,7 +82,7 @@ class Blobs:
             return bytes(obstore.get_range(self._store, path, start=start, length=length))
 
     def delete(self, path: str) -> None:
-        """Deletes a blob; nothing happens where there is none."""
+        """Deletes a blob if there is one."""
         with suppress(NotFound), _translated(path):  # a folder says so, an S3 store does not
             self._delete([path])
 
@@ -101,17 +101,17 @@ class Blobs:
             shutil.rmtree(self._folder / prefix, ignore_errors=True)
 
     def paths(self, prefix: str) -> Iterator[str]:
-        """The paths of every blob under the folder `prefix`, in no given order."""
+        """The paths of all blobs under the folder `prefix`, in any order."""
         return (path for path, _ in self.sizes(prefix))
 
     def files(self, folder: str) -> list[str]:
-        """The paths of the blobs that lie in a folder itself, not below another one."""
+        """The paths of the blobs directly in a folder, without those in folders below it."""
         with _translated(folder):
             listed = obstore.list_with_delimiter(self._store, folder.removesuffix("/"))
             return [item["path"] for item in listed["objects"]]
 
     def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """The same, each with its bytes."""
+        """The paths of all blobs under the folder `prefix`, each with its size in bytes."""
         with _translated(prefix):
             for chunk in obstore.list(self._store, prefix):
                 yield from ((item["path"], item["size"]) for item in chunk)

@@ -1,14 +1,14 @@
 """Data sets: labelled pictures of a tenant.
 
-The object store alone says everything, so that Redis can be made anew from it:
+The object store holds everything, so that Redis can be rebuilt from it:
 
 tenants/T/datasets/D/dataset.json                       its name
 tenants/T/datasets/D/images/SHA256/FILE                 a picture as it was sent
 tenants/T/datasets/D/images/SHA256/FILE.REVISION.json   its label and its file's name
 
-FILE is new for each upload, REVISION for each move; the latest one holds. Earlier releases put a
-picture into a folder per class, images/LABEL/SHA256 beside images/LABEL/label.json, where LABEL is
-a hash. Such a picture is read where it lies, and moves to the layout above with its next change.
+FILE is new for each upload and REVISION for each move; the latest one counts. Earlier releases put
+a picture into a folder per class, images/LABEL/SHA256 beside images/LABEL/label.json, where LABEL
+is a hash. Such a picture is read there, and moves to the layout above with its next change.
 """
 
 import hashlib
@@ -25,16 +25,16 @@ from service.records.store import Page, RecordStore, members, new_id, now, tenan
 from training.data import Sample
 
 _MAX_CURSOR = 19  # digits of 64 bits
-RESERVED_SECONDS = GRACE_SECONDS  # a place taken for a picture and not used by then is free again
-_TRIES = 20  # a change of a picture that others change at once
+RESERVED_SECONDS = GRACE_SECONDS  # then a place taken for a picture, but not used, is free again
+_TRIES = 20  # attempts to change a picture while others change it too
 _RESTORED_AT_ONCE = 500  # pictures of one step
 
-# Each is one step for Redis, so that the counts of a tenant agree with what is stored, whatever
-# happens at once, and may be repeated: the client does so when the connection broke before the
-# answer. KEYS: 1, 2 a tenant's count of pictures and of bytes; of one data set 3 its record,
-# 4 pictures, 5 labels, 6 bytes; 7 the tenant's list of data sets; 8 its places taken for pictures
-# that are not recorded yet, TOKEN:BYTES by the second at which they lapse; of the data set 9 the
-# pictures' files, "FILE REVISION", and 10 the uploads that are not confirmed yet.
+# Each script is one step for Redis, so a tenant's counts always agree with what is stored. It may
+# be repeated, as the client does if the connection breaks before the answer. KEYS: 1 and 2, a
+# tenant's count of pictures and of bytes; 3, one data set's record; 4, 5 and 6, its pictures,
+# labels and bytes; 7, the tenant's list of data sets; 8, its places for pictures that are not
+# recorded yet, TOKEN:BYTES by the second at which they lapse; 9, the files of the data set's
+# pictures, "FILE REVISION"; 10, its uploads that are not confirmed yet.
 _CREATE = """
 local id, record, most, path = unpack(ARGV)
 if redis.call('exists', KEYS[3]) == 1 then return -1 end
@@ -74,8 +74,8 @@ for i = 2, #ARGV do
   if redis.call('zscore', unnamed, ARGV[i]) then drop(ARGV[i]) end
 end
 """
-# The record of a picture that is there. Whoever is told of it, other than its own upload, makes it
-# stay: that upload's end undoes it no more.
+# The record of a picture that is there. If another upload is told of it, the picture stays even if
+# its own upload fails and is undone.
 _FIND = """
 local record = redis.call('hget', KEYS[4], ARGV[1])
 if record and redis.call('hget', KEYS[10], ARGV[1]) ~= ARGV[2] then
@@ -202,7 +202,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a tenant has stored, or may have."""
+    """What a tenant has stored, or may store."""
 
     images: int
     bytes: int
@@ -211,7 +211,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """Where a picture is now: in the class that was asked for, or the one it was in before."""
+    """Where a picture is now: in the requested class, or in the class that it was in before."""
 
     label: str
     digest: str
@@ -236,7 +236,7 @@ class _Stored:
     files: str
 
     def paths(self, folder: str, digest: str) -> tuple[str, ...]:
-        """Where its file lies, and what tells its label; in a data set's folder."""
+        """The paths of its file and of its label's file, in a data set's folder."""
         if self.files:
             file, revision = self.files.split()
             return _paths(folder, digest, file, revision)
@@ -289,7 +289,7 @@ class Datasets:
         return found
 
     def page(self, tenant: str, limit: int, cursor: str | None) -> Page[Dataset]:
-        """A page of the tenant's data sets, without those that went while it was read."""
+        """A page of the tenant's data sets, without those deleted while it was read."""
         page = members(self._store, tenant_redis_key(tenant, "datasets"), limit, cursor)
         found = self._read_all(tenant, page.items)
         return Page([dataset for dataset in found if dataset], page.cursor)
@@ -308,7 +308,7 @@ class Datasets:
         return found
 
     def add(self, tenant: str, dataset_id: str, sample: Sample, upload: str = "") -> Added:
-        """Stores a picture that was found to be good; the same picture again changes nothing.
+        """Stores a picture that could be decoded. The same picture again changes nothing.
 
         Args:
             tenant: whose data set it is.
@@ -347,7 +347,7 @@ class Datasets:
         raise NotFound(f"there is no data set {dataset_id}")
 
     def put_files(self, paths: Sequence[str], sample: Sample) -> None:
-        """Writes a photo's file, then what tells its label."""
+        """Writes a picture's file, then the file with its label."""
         self._blobs.put(paths[0], sample.data)
         self._blobs.put(paths[1], _about(sample.label, sample.name))
 
@@ -361,7 +361,7 @@ class Datasets:
         upload: str,
         paths: Sequence[str],
     ) -> str:
-        """`new`, `there` already, `gone`: the data set, or `late`: the files were deleted."""
+        """`new`, `there` (already), `gone` (the data set) or `late` (the files were deleted)."""
         size = len(sample.data)
         record = _image_record(sample.label, sample.name, size)
         files = _files_in(paths)
@@ -370,17 +370,17 @@ class Datasets:
         return outcome
 
     def _give_back(self, tenant: str, dataset_id: str, place: str, paths: Sequence[str]) -> None:
-        """Of a picture that is not recorded: its place now, its files now or by the sweep."""
+        """Frees the place of a picture that is not recorded, and deletes its files."""
         self._run(_GIVE_BACK, tenant, dataset_id, place, *paths, frees=True)
         self._deletion.discard(paths)
 
     def confirm(self, tenant: str, dataset_id: str, upload: str, digests: Sequence[str]) -> None:
-        """Ends an upload well: its pictures stay."""
+        """Ends an upload that succeeded: its pictures stay."""
         if digests:
             self._run(_CONFIRM, tenant, dataset_id, upload, *digests, frees=True)
 
     def undo(self, tenant: str, dataset_id: str, upload: str, digests: Sequence[str]) -> None:
-        """Ends an upload that failed: takes out its pictures that nobody else was told of."""
+        """Ends an upload that failed: removes the pictures that no other upload was told of."""
         for digest in digests:
             self.remove(tenant, dataset_id, digest, upload)
 
@@ -406,13 +406,13 @@ class Datasets:
         return place
 
     def remove(self, tenant: str, dataset_id: str, digest: str, upload: str = "") -> None:
-        """Takes one picture out; nothing happens where it is not there.
+        """Removes one picture if it is there.
 
         Args:
             tenant: whose data set it is.
             dataset_id: the data set.
             digest: the picture's SHA-256.
-            upload: take it out only if it is this upload's, and not confirmed.
+            upload: remove it only if it is of this upload and not confirmed.
         """
         for _ in range(_TRIES):
             stored = self._stored(tenant, dataset_id, digest)
@@ -430,9 +430,9 @@ class Datasets:
     def images(
         self, tenant: str, dataset_id: str, label: str | None, limit: int, cursor: str | None
     ) -> Page[Image]:
-        """Some of its pictures, or of one class: about `limit`, as Redis scans them.
+        """A page of its pictures, or of one class: about `limit`, in the order of Redis's scan.
 
-        While pictures come and go one may be in two pages, but one that stays is in one at least.
+        While others are added and deleted, a picture may be in two pages, but never in none.
         """
         self.get(tenant, dataset_id)
         name, found, at = (
@@ -467,7 +467,7 @@ class Datasets:
         return _Stored(record, files or "") if record else None
 
     def path(self, tenant: str, dataset_id: str, digest: str) -> str:
-        """Where a picture's file lies. Raises NotFound."""
+        """The path of a picture's file. Raises NotFound."""
         stored = self._known(tenant, dataset_id, digest)
         return stored.paths(_folder(tenant, dataset_id), digest)[0]
 
@@ -487,11 +487,11 @@ class Datasets:
         raise Conflict("others change this picture at the same time")
 
     def files(self, tenant: str, dataset_id: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Each picture's digest and its files, as its record names them, the picture's first."""
+        """Each picture's digest and the paths that its record names, the picture's own first."""
         folder = _folder(tenant, dataset_id)
         for digest, stored in self._all(tenant, dataset_id).items():
             paths = stored.paths(folder, digest)
-            if not stored.files:  # an earlier release's, beside what tells its label
+            if not stored.files:  # an earlier release's, beside its label's file
                 paths = (*paths, paths[0].rsplit("/", 1)[0] + "/label.json")
             yield digest, paths
 
@@ -504,7 +504,7 @@ class Datasets:
         return {digest: _Stored(text, files.get(digest, "")) for digest, text in records.items()}
 
     def move(self, tenant: str, dataset_id: str, digest: str, label: str) -> Image:
-        """Puts a picture into another class.
+        """Moves a picture to another class.
 
         Raises:
             NotFound: it is not there.
@@ -522,7 +522,7 @@ class Datasets:
     def _moved(
         self, tenant: str, dataset_id: str, digest: str, stored: _Stored, label: str
     ) -> bool:
-        """Whether the picture was moved; not when it was changed or deleted meanwhile."""
+        """Whether the picture was moved; False if it was changed or deleted meanwhile."""
         image = _image(digest, stored.record)
         folder = _folder(tenant, dataset_id)
         old, file = stored.paths(folder, digest), stored.files.partition(" ")[0]
@@ -567,7 +567,7 @@ class Datasets:
         return self._store.tenant_step(tenant, script, keys, *args, frees=frees)
 
     def samples(self, tenant: str, dataset_id: str) -> Iterator[Sample]:
-        """Its pictures, by class and digest, so that the same data set is read the same way.
+        """Its pictures in the order of class and digest, which is always the same.
 
         A picture that is deleted meanwhile is left out.
         """
@@ -578,7 +578,7 @@ class Datasets:
             path = stored[image.digest].paths(folder, image.digest)[0]
             try:
                 data = self._blobs.get(path)
-            except NotFound:  # deleted since, or moved by what copied it
+            except NotFound:  # deleted since, or moved from an earlier release's place
                 if self._stored(tenant, dataset_id, image.digest) is None:
                     continue
                 data = self.data(tenant, dataset_id, image.digest)
@@ -601,13 +601,13 @@ class Datasets:
         Args:
             tenant: whose data set it is.
             dataset_id: the data set.
-            pending: what is to be deleted, which stays out.
+            pending: files that are to be deleted; they are left out.
 
         Returns:
             What it holds.
 
         Raises:
-            Invalid: its file is another's.
+            Invalid: its file names another data set.
         """
         folder = _folder(tenant, dataset_id)
         manifest = json.loads(self._blobs.get(f"{folder}/dataset.json"))
@@ -622,7 +622,7 @@ class Datasets:
         return Usage(len(found), sum(image.bytes for image, _ in found), 1)
 
     def _found(self, folder: str, pending: Pending) -> Iterator[tuple[Image, str]]:
-        """The pictures that lie in a data set's folder, each once, with its files."""
+        """The pictures in a data set's folder, each once, with its files."""
         sizes = {p: s for p, s in self._blobs.sizes(f"{folder}/images") if not pending.covers(p)}
         newest: dict[str, tuple[str, str]] = {}  # digest → revision, path of its label
         for path in sizes:
@@ -644,7 +644,7 @@ class Datasets:
                 yield Image(name, label, name, size), ""
 
     def restore_usage(self, tenant: str, found: list[Usage]) -> None:
-        """Counts a tenant anew, from what `restore` found in each of its data sets."""
+        """Sets a tenant's counts to what `restore` found in each of its data sets."""
         images, size = sum(u.images for u in found), sum(u.bytes for u in found)
         self._run(_RESTORE_USAGE, tenant, "", images, size)
 
@@ -666,7 +666,7 @@ def _paths(folder: str, digest: str, file: str, revision: str) -> tuple[str, str
 
 
 def _files_in(paths: Sequence[str]) -> str:
-    """A picture's files as its record has them, FILE REVISION, from their paths."""
+    """A picture's files as its record holds them, "FILE REVISION", from their paths."""
     file, revision, _ = paths[-1].rsplit("/", 1)[1].split(".")
     return f"{file} {revision}"
 
@@ -688,7 +688,7 @@ def _image(digest: str, record: str) -> Image:
 
 
 def _position(cursor: str | None) -> int:
-    """Where Redis's scan goes on."""
+    """Where Redis's scan continues."""
     if cursor is None:
         return 0
     if not cursor.isdecimal() or len(cursor) > _MAX_CURSOR:

@@ -1,16 +1,16 @@
-"""Files that no record names, not yet or no longer: each of them is deleted in the end.
+"""Unnamed files, which no record names yet or any longer: all of them are deleted in the end.
 
 A record (Redis) and its file (object store) change in two steps, and either store can fail between
-them. So that the two agree in the end, whatever fails:
+the two. These rules make the stores agree in the end, whatever fails:
 
-1. A file's path is never used twice, so deleting one late can hurt nobody. Moving a picture or
-   publishing a version writes a new small file beside the old one.
-2. Before a file is written, its path is noted as unnamed, with a time by which its writer is done.
-3. The step that records the file takes that note away, and does nothing where the note is gone.
+1. A path is never used twice, so a late deletion can do no harm. Moving a picture or publishing a
+   version writes a new small file beside the old one.
+2. Before a file is written, its path is noted as unnamed, with the time at which it is due.
+3. The step that records the file removes this note, and does nothing if the note is gone.
 4. The step that drops a record notes its files as unnamed again, due at once.
-5. What is due is deleted: right away by who dropped it, and if that fails, by a worker's sweep.
+5. Files that are due are deleted: at once by the caller, and if that fails, by a worker's sweep.
 
-Step 3 and 4 are each one step for Redis, in which the tenant's record must still be there
+Rules 3 and 4 are each one step for Redis, in which the tenant's record must still be there
 (`RecordStore.tenant_step`). A path that ends with "/" stands for all files below it.
 """
 
@@ -24,9 +24,9 @@ from service.records.store import DELETING, UNNAMED, RecordStore
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 600  # by then the writer of a file has recorded it, or failed
+GRACE_SECONDS = 600  # by then a file's writer has recorded it or failed
 _AT_ONCE = 1000  # paths of one sweep
-AGAIN_SECONDS = 60  # then a deletion that was begun and not ended is begun anew
+AGAIN_SECONDS = 60  # then a deletion that has not ended is begun again
 
 _INTEND = f"""
 local revised = revision()
@@ -40,7 +40,7 @@ for _, path in ipairs(ARGV) do
   redis.call('zadd', KEYS[1], 'NX', redis.call('time')[1] + {GRACE_SECONDS}, path)
 end
 """
-# Takes paths that are due, or the given ones, out of the unnamed: nobody can record them any more.
+# Takes the given paths, or those that are due, from the unnamed ones: no step can record them then.
 _BEGIN = """#!lua flags=allow-oom
 local unnamed, deleting = KEYS[1], KEYS[2]
 local clock, most, again = tonumber(redis.call('time')[1]), tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -75,10 +75,10 @@ class Deletion:
 
         Args:
             tenant: whose files they are.
-            paths: where; REVISION in a path stands for a new revision.
+            paths: their paths; REVISION in a path stands for a new revision.
 
         Returns:
-            The paths with the revision, which sorts by its time.
+            The paths with the revision. Revisions sort by their time.
 
         Raises:
             NotFound: the tenant was erased.
@@ -89,17 +89,17 @@ class Deletion:
         return tuple(path.replace("REVISION", revision) for path in paths)
 
     def note(self, *paths: str) -> None:
-        """Notes files as unnamed, whoever's they are; one that is noted already stays as it is."""
+        """Notes files of any tenant as unnamed; existing notes do not change."""
         if paths:
             self._store.eval(_NOTE, 1, UNNAMED, *paths)
 
     def discard(self, paths: Iterable[str]) -> None:
-        """Deletes files that were noted as unnamed. A store that is away is left to the sweep."""
+        """Deletes files that were noted as unnamed. If a store is away, the sweep does it later."""
         with suppress(Unavailable):
             self._delete(*paths)
 
     def sweep(self) -> int:
-        """Deletes what is due.
+        """Deletes the files that are due.
 
         Returns:
             How many paths were deleted.
@@ -110,7 +110,7 @@ class Deletion:
         return self._delete()
 
     def paths(self) -> Iterator[str]:
-        """Every path that is to be deleted, or that no record names yet."""
+        """All paths that are to be deleted or that no record names yet."""
         for key in (UNNAMED, DELETING):
             yield from (path for path, _ in self._store.zscan_iter(key, count=1000))
 
@@ -134,13 +134,13 @@ def refuse_late(late: bool) -> None:
 
 
 class Pending:
-    """The paths that are to be deleted, to be asked whether they cover another one."""
+    """A set of paths that are to be deleted."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._paths = set(paths)
 
     def covers(self, path: str) -> bool:
-        """Whether this file, or a folder above it, is to be deleted."""
+        """Whether this file or a folder above it is to be deleted."""
         if path in self._paths:
             return True
         parts = path.split("/")

@@ -1,4 +1,4 @@
-"""The format of all that is stored: records, manifests and the files' places.
+"""The format of everything stored: records, manifests and the layout of the files.
 
 Artifacts have a format of their own. Redis has the number under one key, the object store in one
 file; where neither is, it is format 1, which the first releases wrote. A later format may be

@@ -1,11 +1,11 @@
-"""Jobs: what was asked for, how it stands, and sending it to the workers.
+"""Jobs: their requests, their states, and how they get to the workers.
 
-A tenant's first few open jobs are in the queue, the rest wait here, so that a flood from one tenant
-does not starve another. Of the jobs in the queue, a worker takes one of the tenant whose fits took
-the least time lately. A job is marked as sent after it was: a crash between the two sends it
-twice, never not at all, and a lease lets one worker alone run it. Leases and waits run by Redis's
-clock alone: no host's own clock, however wrong, runs a job twice or never. Where Redis's is set
-back, what is left of a lease or a wait is cut to its full length.
+A tenant's first few open jobs are in the queue and the rest wait here, so that one tenant's flood
+does not starve others. Of the jobs in the queue, a worker takes one of the tenant whose fits took
+the least time lately. A job is marked as sent after it was sent: a crash between the two sends it
+twice, and a lease lets only one worker run it. Leases and waits use Redis's clock, so a wrong clock
+of a host cannot run a job twice or never. If Redis's clock is set back, the rest of a lease or a
+wait is cut to its full length.
 """
 
 import hashlib
@@ -32,18 +32,18 @@ from training.jobs import FitJob
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Publish = bool | Literal["if_better"]
 
-LEASE_SECONDS = 8  # so long a dead worker keeps its job from others
-_LOST_SECONDS = 15  # by then the queue itself has given a dead worker's job to another
-MAX_ATTEMPTS = 3  # a job that killed so many workers is at fault itself
+LEASE_SECONDS = 8  # how long other workers wait for the job of a dead one
+_LOST_SECONDS = 15  # by then the queue has given a dead worker's job to another worker
+MAX_ATTEMPTS = 3  # a job during which so many workers died has failed
 _ENDED = ("succeeded", "failed", "cancelled")
 _IDEMPOTENCY_SECONDS = 24 * 3600
-_HALF_LIFE_SECONDS = 600  # by then the time that a fit took counts half
-_UNSEEN = 200  # jobs of one tenant whose message no worker has seen: messages lie in Redis too
+_HALF_LIFE_SECONDS = 600  # after this, the time that a fit took counts half
+_UNSEEN = 200  # jobs of a tenant whose message no worker has seen; messages take memory in Redis
 _QUEUE_RETRY = 10  # seconds; a small fit takes less
-# Each is one step for Redis: a cancel and a worker cannot both win, nor two requests take the last
-# place, and no crash leaves a half. Each may be repeated: the client does so when the connection
-# broke before the answer. _CREATE counts as adapters and versions those that are there and those
-# that open jobs will make.
+# Each script is one step for Redis. So a cancellation and a worker cannot both win, two requests
+# cannot take the last place, and a crash leaves nothing half done. It may be repeated, as the
+# client does if the connection breaks before the answer. _CREATE counts the adapters and versions
+# that are there and those that open jobs will make.
 _CREATE = """
 local open, adapters, versions, jobs, tenants, requests, prefix, dataset = unpack(KEYS)
 local most, most_adapters, most_versions, most_bytes, most_unseen = unpack(ARGV, 1, 5)
@@ -86,7 +86,7 @@ redis.call('zadd', open, 0, id)
 redis.call('sadd', tenants, tenant)
 return {'', id}
 """
-# Seconds that a tenant's fits took, which count half after each half-life.
+# The seconds that a tenant's fits took; they count half after each half-life.
 _USED = f"""
 local clock = tonumber(redis.call('time')[1])
 local function used(use)
@@ -118,7 +118,7 @@ end
 redis.call('set', lease, worker, 'EX', seconds)
 return 1
 """
-# It also adds the time that the fit took since it was last asked to what its tenant used.
+# It also adds the fit's time since the last renewal to its tenant's time.
 _RENEW = f"""{_USED}
 local job, lease, use = unpack(KEYS)
 local worker, seconds = unpack(ARGV)
@@ -132,7 +132,7 @@ redis.call('hset', job, 'charged_until', clock)
 redis.call('set', use, (used(use) + more) .. ' ' .. clock, 'EX', {10 * _HALF_LIFE_SECONDS})
 return 1
 """
-# It also forgets jobs that ended long ago, and the oldest ones of too many, a few at a time.
+# It also forgets jobs that ended long ago, and the oldest if there are too many; a few at a time.
 _END = """
 local job, open, jobs, ended, prefix, requests = unpack(KEYS)
 local id, finished, seconds, most = unpack(ARGV, 1, 4)
@@ -159,7 +159,7 @@ if over > 0 then
 end
 return 1
 """
-# A field of a job that is there; 0 where it was forgotten.
+# Sets a field of a job; 0 if the job was forgotten.
 _SET_FIELD = """
 if redis.call('hexists', KEYS[1], 'state') == 0 then return 0 end
 redis.call(ARGV[1], KEYS[1], ARGV[2], ARGV[3])
@@ -177,7 +177,7 @@ _BUSY_TENANTS = redis_key("tenants-with-jobs")
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What was asked for."""
+    """What a job shall do."""
 
     dataset: str
     adapter: str
@@ -187,7 +187,7 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One fit and how it stands."""
+    """One fit and its state."""
 
     id: str
     tenant: str
@@ -206,25 +206,25 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether its state is a last one."""
+        """Whether its state is final."""
         return self.state in _ENDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How much of each kind one tenant may have."""
+    """The limits of one tenant."""
 
     open_jobs: int
     adapters: int
     versions: int  # of one adapter
-    parallel: int  # of its open jobs, how many workers may work on at once
+    parallel: int  # how many of its open jobs may run at once
     kept_seconds: int  # how long an ended job is kept
     ended_jobs: int  # how many ended jobs are kept
     record_bytes: int  # of the records of its pictures and versions
 
 
 class Jobs:
-    """Takes jobs in, sends them out, and keeps how they stand."""
+    """Creates jobs, sends them to the workers, and keeps their states."""
 
     def __init__(self, store: RecordStore, broker: RedisBroker, bounds: Bounds) -> None:
         self._store, self.broker, self.bounds = store, broker, bounds
@@ -236,7 +236,13 @@ class Jobs:
         idempotency_key: str | None = None,
         trace: str | None = None,
     ) -> Job:
-        """A new job; with the same idempotency key, the same job. `trace`: what it is part of.
+        """A new job, or the earlier job of the same idempotency key.
+
+        Args:
+            tenant: whose job it is.
+            spec: what it shall do.
+            idempotency_key: of the client; None if it sent none.
+            trace: W3C's traceparent of the request.
 
         Raises:
             OverQuota: of open jobs, of bytes of records, of the adapter's versions, or of adapters
@@ -299,12 +305,12 @@ class Jobs:
         return Page(there, page.cursor)
 
     def trace(self, tenant: str, job_id: str) -> str | None:
-        """What the job is part of: W3C's traceparent."""
+        """W3C's traceparent of the request that created the job."""
         trace: str | None = self._store.hget(_name(tenant, job_id), "trace")
         return trace
 
     def cancel(self, tenant: str, job_id: str) -> Job:
-        """Ends a queued job now and asks the worker of a running one to stop."""
+        """Ends a queued job now, or asks the worker of a running job to stop."""
         job = self.get(tenant, job_id)
         if job.ended:
             raise Conflict(f"the job has {job.state} already")
@@ -329,7 +335,7 @@ class Jobs:
                 self._store.sadd(_BUSY_TENANTS, tenant)
 
     def _must_send(self, tenant: str, job_id: str) -> bool:
-        """Not sent yet; or running without a worker, so that its message must be lost."""
+        """Whether it was not sent yet, or runs without a worker, so that its message is lost."""
         sent, state = self._store.hmget(_name(tenant, job_id), ["sent", "state"])
         if sent is None or state != "running":
             return sent is None
@@ -338,14 +344,14 @@ class Jobs:
         return not any(held)
 
     def _holds(self, name: str, seconds: int) -> bool:
-        """Whether it is there; for no longer than `seconds` if Redis's clock was set back since."""
+        """Whether a wait is there; it is cut to `seconds` if Redis's clock was set back."""
         left: int = self._store.pttl(name)  # ms; below 0: it is not there
         if left > 1000 * seconds:
             self._store.expire(name, seconds)
         return left >= 0
 
     def dispatch_all(self) -> None:
-        """What a crash between recording and sending left behind; workers call it now and then."""
+        """Sends jobs that a crash left recorded but not sent; workers call it now and then."""
         for tenant in self._store.smembers(_BUSY_TENANTS):
             try:
                 self.dispatch(tenant)
@@ -360,10 +366,10 @@ class Jobs:
             return sum(pipe.execute())
 
     def fairest(self, named: FitJob) -> FitJob:
-        """The job to do in place of one that is queued: of the tenant that used less lately.
+        """The job to do now: the named one, or that of a tenant whose fits took less time lately.
 
-        The named one is sent again, and is next when its own tenant has used the least. The message
-        of the other one then finds it done, or at work.
+        If it is another one, the named job is sent again. The other job's own message then finds it
+        done or running.
         """
         if self._store.hget(_name(named.tenant, named.job), "state") != "queued":
             return named
@@ -381,17 +387,17 @@ class Jobs:
         return named
 
     def went_ahead(self, job: FitJob) -> bool:
-        """Whether it was begun before its message came: if its worker dies, it is sent again."""
+        """Whether it was begun before its own message came: it is sent again if its worker dies."""
         return bool(self._store.hexists(_name(job.tenant, job.job), "ahead"))
 
     def _used(self, tenants: set[str]) -> dict[str, float]:
-        """Seconds that each one's fits took, which count half after each half-life."""
+        """The seconds that each tenant's fits took; they count half after each half-life."""
         names = [tenant_redis_key(tenant, "use") for tenant in tenants]
         each = self._store.eval(_USED_BY_EACH, len(names), *names)
         return dict(zip(tenants, map(float, each), strict=True))
 
     def _first_queued(self, tenant: str) -> str | None:
-        """Of the tenant's jobs that were sent, the first that no worker has."""
+        """The first of the tenant's sent jobs that no worker has."""
         name = tenant_redis_key(tenant, "open-jobs")
         for job_id in self._store.zrange(name, 0, self.bounds.parallel - 1):
             states = self._store.hmget(_name(tenant, job_id), ["state", "sent", "cancel_requested"])
@@ -400,7 +406,7 @@ class Jobs:
         return None
 
     def claim(self, job: FitJob, worker: str) -> Job | None:
-        """Takes a job for one worker; None when there is nothing to do: ended or gone.
+        """Takes a job for one worker; None if it has ended or is gone.
 
         Raises:
             Conflict: another worker has it, or had it until it died a few seconds ago.
@@ -416,7 +422,7 @@ class Jobs:
         return self.get(job.tenant, job.job) if taken else None
 
     def renew(self, job: FitJob, worker: str) -> bool:
-        """Keeps the lease; False when another worker has it, or has ended the job."""
+        """Renews the lease; False if another worker has it or has ended the job."""
         try:
             names = (*_leased(job), tenant_redis_key(job.tenant, "use"))
             step = self._store.tenant_step(job.tenant, _RENEW, names, worker, LEASE_SECONDS)
@@ -425,13 +431,13 @@ class Jobs:
         return bool(step)
 
     def release(self, job: FitJob, worker: str) -> None:
-        """Gives up the lease of a worker, so that another one may take the job."""
+        """Gives up a worker's lease, so that another worker may take the job."""
         name = _name(job.tenant, job.job, "lease")
         if self._store.get(name) == worker:
             self._store.delete(name)
 
     def record_progress(self, job: FitJob, progress: Progress) -> bool:
-        """Writes how far a fit is; True when it should stop: cancelled, or its tenant is gone."""
+        """Records a fit's progress; True if it should stop: cancelled, or its tenant is gone."""
         name = _name(job.tenant, job.job)
         state, cancelled = self._store.hmget(name, ["state", "cancel_requested"])
         if state is None or cancelled:
@@ -444,13 +450,13 @@ class Jobs:
             return True
 
     def reserve_version(self, job: FitJob, number: int) -> int:
-        """The version that this job makes: the first number wins, also after a worker's death."""
+        """The number of the version that this job makes; the first call decides it."""
         name = _name(job.tenant, job.job)
         self._set(job.tenant, job.job, "hsetnx", "version", str(number))
         return int(self._store.hget(name, "version"))
 
     def end(self, tenant: str, job_id: str, state: State, **fields: Any) -> None:
-        """Ends a job once: the first end stands. Then the tenant's next job may go."""
+        """Ends a job; only the first call counts. Then the tenant's next job is sent."""
         name = _name(tenant, job_id)
         mapping = {k: json.dumps(v) for k, v in fields.items() if v is not None} | {"state": state}
         flat = [part for pair in mapping.items() for part in pair]
@@ -462,7 +468,7 @@ class Jobs:
             self.dispatch(tenant)
 
     def _set(self, tenant: str, job_id: str, command: str, field: str, value: str) -> bool:
-        """Sets a field of a job; False, and nothing changes, where the job was forgotten."""
+        """Sets a field of a job; False, and nothing changes, if the job was forgotten."""
         what = (command, field, value)
         return bool(self._store.tenant_step(tenant, _SET_FIELD, [_name(tenant, job_id)], *what))
 

@@ -1,7 +1,7 @@
-"""Where the two stores disagree: files that no record names, records whose file is missing.
+"""Finds and mends what the two stores disagree on: unnamed files, records without their file.
 
-Nothing of today's release leaves either behind (see `service.records.deletion`). Earlier releases
-could, when a store failed in the middle of a change.
+This release leaves neither behind (see `service.records.deletion`). Earlier releases could, if a
+store failed in the middle of a change.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Orphan:
 
 
 def orphans(records: Records) -> Iterator[Orphan]:
-    """Looks through both stores. Writes nothing.
+    """Looks through both stores and changes nothing.
 
     Raises:
         Unavailable: a store is away.
@@ -52,7 +52,7 @@ def orphans(records: Records) -> Iterator[Orphan]:
 def mend(records: Records, found: list[Orphan]) -> None:
     """Deletes files that no record names, and drops records whose file is missing.
 
-    A file is noted as unnamed and goes with a later sweep, when no upload can be writing it.
+    A file is noted as unnamed. A later sweep deletes it, when no upload can be writing it.
     """
     for one in found:
         if one.kind == "picture":

@@ -1,11 +1,12 @@
-"""How often a tenant may ask: GCRA in Redis, one call, shared by all API servers.
+"""Rate limits of a tenant: GCRA in Redis, in one call, shared by all API servers.
 
-A tenant and kind of call has one number, the time at which its next call would be due at an even
-pace (`tat`); a burst may run ahead of it. The clock is Redis's own, so servers need not agree. A
-number further ahead than a burst is from before that clock was set back, and counts no more.
+Each tenant and kind of call has one number: the time at which its next call is due at an even pace
+(`tat`, the theoretical arrival time). A burst may run ahead of it. The clock is Redis's own, so
+servers need not agree. A number further ahead than a burst dates from before that clock was set
+back, and is ignored.
 
-Each server keeps the same numbers for the calls that it let through itself. They refuse most of a
-flood without asking Redis, and while Redis is away, or slow under that flood, they are the limit.
+Each server keeps the same numbers for the calls that it allowed itself. They refuse most of a flood
+without a call to Redis. While Redis is away, or slow under that flood, they alone are the limit.
 """
 
 import logging
@@ -20,9 +21,9 @@ from service.records.store import RecordStore, tenant_redis_key
 
 log = logging.getLogger(__name__)
 
-_AWAY_SECONDS = 5.0  # so long Redis is not asked again once it did not answer
-_KEPT = 100_000  # tenants and kinds of call that a server remembers, the latest
-# ARGV: microseconds between two calls, calls of a burst. Returns microseconds to wait; 0: go on.
+_AWAY_SECONDS = 5.0  # pause before Redis is asked again after it did not answer
+_KEPT = 100_000  # tenants and kinds of call that a server remembers: the latest ones
+# ARGV: microseconds between two calls, calls of a burst. Returns microseconds to wait; 0: allowed.
 _TAKE = """
 local clock = redis.call('time')
 local now = clock[1] * 1000000 + clock[2]
@@ -73,7 +74,7 @@ class Rates:
             raise TooMany(f"more than {rate.per_second:g} {kind} calls a second", math.ceil(wait))
 
     def _shared(self, name: str, rate: Rate) -> float:
-        """Seconds to wait by the count of all servers; 0: go on, or Redis is away."""
+        """Seconds to wait by the count of all servers; 0 if allowed or Redis is away."""
         if time.monotonic() < self._away_until:
             return 0.0
         try:

@@ -1,4 +1,4 @@
-"""Makes Redis's records anew from the blob store: tenants, data sets, adapters, what is live."""
+"""Rebuilds Redis's records from the object store: tenants, data sets, adapters, live versions."""
 
 import logging
 from dataclasses import dataclass
@@ -22,13 +22,12 @@ def log_left_out(path: str, reason: str) -> None:
 def restore(records: Records, left_out: LeftOut = log_left_out) -> int:
     """Reads every manifest and artifact header.
 
-    What a crash left of something that was being deleted has no manifest, and stays deleted. What
-    is to be deleted stays out. A file that cannot be read, or says that it is another's, keeps
-    nothing else back.
+    Files that a crash left of a deleted thing have no manifest and stay unrecorded, as do files
+    that are to be deleted. A file that cannot be read or names another owner is left out alone.
 
     Args:
         records: the stores.
-        left_out: is told the path of each file that cannot be used, and why. The file stays.
+        left_out: called with the path of each file that cannot be used, and why. The file stays.
 
     Returns:
         The number of tenants.
@@ -58,7 +57,7 @@ def restore(records: Records, left_out: LeftOut = log_left_out) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Whose files there are: tenants with their latest one, data sets, adapters."""
+    """The tenants with their latest file, and the data sets and adapters that have files."""
 
     tenants: dict[str, str]
     datasets: set[tuple[str, str]]
@@ -81,7 +80,7 @@ def _found(records: Records, pending: Pending) -> _Found:
 
 
 def _tenant(records: Records, tenant: str, path: str, left_out: LeftOut) -> bool:
-    """Whether the tenant's record was made: not of one that was erased, or is another's."""
+    """Whether the tenant's record was made: not if it was erased, or its file names another."""
     try:
         records.tenants.restore(tenant, path)
     except NotFound:

@@ -1,6 +1,6 @@
 """The connection to Redis, the names of its keys, and pages of its lists.
 
-The one file that knows Redis's errors.
+Only this file knows Redis's errors.
 """
 
 import re
@@ -25,10 +25,10 @@ from service.records.tenant_step import TENANT_STEP
 T = TypeVar("T")
 
 PREFIX = "rmadapter"
-_PAUSE_SECONDS = 1.0  # between two looks at a Redis that hangs
+_PAUSE_SECONDS = 1.0  # between two attempts to reach a Redis that hangs
 _TIMEOUT = 5.0  # seconds; a record is read in under a millisecond
-# Errors of a Redis that is there but cannot serve now: full memory, a replica's turn, a failover.
-# redis-py cuts the word off that an answer begins with, where it has a class for it.
+# Errors of a Redis that answers but cannot serve now: its memory is full, it became a replica, or a
+# failover runs. redis-py has classes for some and cuts off the first word of their messages.
 _REFUSALS = (
     redis.exceptions.OutOfMemoryError,
     redis.exceptions.ReadOnlyError,
@@ -39,8 +39,8 @@ _REFUSALS = (
 )
 _REFUSED = ("MISCONF", "NOREPLICAS", "LOADING", "OOM ", "READONLY", "CLUSTERDOWN", "MASTERDOWN")
 _PART = re.compile(r"[A-Za-z0-9._-]{0,200}")  # ids, names of adapters and of kinds
-_PAGE = 1000  # items read at once where all of a list are wanted
-_WRITTEN_SECONDS = 60  # how long what `check_writes` wrote is kept
+_PAGE = 1000  # items per page when a whole list is read
+_WRITTEN_SECONDS = 60  # how long the key of `check_writes` is kept
 
 
 _FULL_TOO = "#!lua flags=allow-oom"  # a step that frees memory works when there is none left
@@ -48,24 +48,24 @@ _NO_TENANT = "NOTENANT"
 
 
 class Breaker:
-    """Spares everybody the wait for a Redis that hangs: one waits, the others are told at once.
+    """A circuit breaker: while Redis hangs, one command waits for it and all others fail at once.
 
-    It opens when an answer did not come in time. From then on, every `_PAUSE_SECONDS`, one command
-    is let through to look whether Redis answers again.
+    It opens when an answer did not come in time. From then on one command every `_PAUSE_SECONDS` is
+    let through to see whether Redis answers again.
     """
 
     def __init__(self) -> None:
         self._lock, self._open_until = threading.Lock(), 0.0
 
     def check(self) -> None:
-        """Raises Unavailable while it is open, except for the one that looks."""
+        """Raises Unavailable while it is open, except for the one command that is let through."""
         with self._lock:
             if not self._open_until:
                 return
             clock = time.monotonic()
             if clock < self._open_until:
                 raise Unavailable("Redis does not answer")
-            self._open_until = clock + _PAUSE_SECONDS  # this one looks
+            self._open_until = clock + _PAUSE_SECONDS  # this command is let through
 
     def timed_out(self) -> None:
         """Opens it."""
@@ -82,7 +82,7 @@ class Breaker:
 class RecordStore(redis.Redis):  # type: ignore[misc]
     """Redis, with its errors translated."""
 
-    breaker = Breaker()  # of one that `connect` made: shared by all connections to this Redis
+    breaker = Breaker()  # `connect` sets one that all connections to a Redis share
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """Runs one command.
@@ -137,7 +137,7 @@ class RecordPipeline(Pipeline):  # type: ignore[misc]
     breaker = Breaker()
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Sends them, and gives their answers.
+        """Sends the commands and returns their answers.
 
         Raises:
             Unavailable: Redis does not answer, or cannot write now.
@@ -167,12 +167,12 @@ def _translated(breaker: Breaker) -> Iterator[None]:
 
 
 def connect(url: str, timeout: float = _TIMEOUT, breaker: Breaker | None = None) -> RecordStore:
-    """A client that takes text and gives text. It connects at the first command.
+    """A client whose values are text. It connects at the first command.
 
     Args:
         url: where Redis is.
         timeout: seconds that one command may take.
-        breaker: shared with other clients of the same Redis; None: one of its own.
+        breaker: shared with other clients of the same Redis; None for a breaker of its own.
     """
     store: RecordStore = RecordStore.from_url(
         url,
@@ -186,10 +186,10 @@ def connect(url: str, timeout: float = _TIMEOUT, breaker: Breaker | None = None)
 
 
 def refuse_newer(connection: AbstractConnection) -> None:
-    """For every new connection: no command reaches records of a newer format.
+    """Checks a new connection, so that no command reaches records of a newer format.
 
     Raises:
-        NewerFormat: they are.
+        NewerFormat: a newer release wrote the records.
     """
     connection.on_connect()
     connection.send_command("GET", FORMAT_KEY)
@@ -202,7 +202,7 @@ def refuse_newer(connection: AbstractConnection) -> None:
 
 
 def redis_key(*parts: str) -> str:
-    """A name of a key in Redis, under this service's prefix."""
+    """The name of a Redis key, under this service's prefix."""
     return ":".join((PREFIX, *parts))
 
 
@@ -213,10 +213,10 @@ DELETING = redis_key("deleting-files")  # path → the second at which its delet
 
 
 def tenant_redis_key(tenant: str, *parts: str) -> str:
-    """A key of what belongs to a tenant: all under one prefix, so that it can be erased.
+    """The name of a tenant's Redis key. All are under one prefix, so that they can be erased.
 
     Raises:
-        NotFound: a part, which may come from a request's path, would lead to another key.
+        NotFound: a part, which may come from a request's path, is not the name of anything.
     """
     for part in (tenant, *parts):
         if not _PART.fullmatch(part):
@@ -225,7 +225,7 @@ def tenant_redis_key(tenant: str, *parts: str) -> str:
 
 
 def new_id(kind: str) -> str:
-    """An id that sorts by its time: kind_ + 13 hex digits of microseconds + 8 random."""
+    """An id that sorts by time: kind_, 13 hex digits of microseconds, 8 random ones."""
     return f"{kind}_{time.time_ns() // 1000:013x}{secrets.token_hex(4)}"
 
 
@@ -236,7 +236,7 @@ def now() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Part of a list, and where the next part starts; None at the end."""
+    """Part of a list, and the cursor of the next part; None at the end."""
 
     items: list[T]
     cursor: str | None
@@ -246,7 +246,7 @@ def every(page: Callable[[int, str | None], Page[T]]) -> Iterator[T]:
     """All items of a list, page by page.
 
     Args:
-        page: a part of the list, by how many items at most and after which cursor.
+        page: returns a part of the list, given the largest number of items and the cursor.
     """
     cursor: str | None = None
     while True:
@@ -257,7 +257,7 @@ def every(page: Callable[[int, str | None], Page[T]]) -> Iterator[T]:
 
 
 def members(store: RecordStore, name: str, limit: int, cursor: str | None) -> Page[str]:
-    """A page of a sorted set's members in their own order, after `cursor`."""
+    """A page of a sorted set's members in the set's order, after `cursor`."""
     if cursor is not None and (len(cursor) > 200 or not cursor.isprintable()):
         raise Invalid("the cursor is not one that this list gave", Problem("cursor", "unknown"))
     start = "-" if cursor is None else f"({cursor}"

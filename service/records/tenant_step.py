@@ -1,16 +1,16 @@
-"""What every step that writes under a tenant's prefix begins with, in Lua.
+"""The Lua code at the start of every step that writes under a tenant's prefix.
 
-It does nothing where the tenant has no record. It gives the step:
+It ends the step if the tenant has no record. It defines functions for the rest of the step:
 
-* `intend`, `named`, `drop`: notes of files, as `service.records.deletion` tells.
+* `intend`, `named`, `drop`: notes of files (see `service.records.deletion`).
 * `revision()`: a name that sorts by its time.
-* `account`, `unaccount`, `accounted`: the bytes of the tenant's records, of which it has a quota,
-  since Redis keeps them in memory.
-* `former`: names of adapters without a version, whose last number is kept for a while.
+* `account`, `unaccount`, `accounted`: the bytes of the tenant's records. They have a quota, since
+  Redis keeps them in memory.
+* `former`: remembers the last version number of an adapter that has no version.
 """
 
-# How many names of adapters without a version keep the last number that was given out. Of the
-# oldest ones beyond that, the largest number is kept for all: a new adapter then starts after it.
+# How many adapters without a version keep their last version number. If there are more, the oldest
+# are forgotten and their largest number is kept: every new adapter then starts after it.
 FORMER_ADAPTERS = 1000
 
 TENANT_STEP = f"""

@@ -1,7 +1,7 @@
 """Tenants and their API keys. A key is shown once and kept as its SHA-256.
 
 tenants/T/tenant.json            its name and the hashes of its keys
-tenants/T/tenant.REVISION.json   the same, since its keys were changed; the latest one holds
+tenants/T/tenant.REVISION.json   the same after a change of its keys; the latest one counts
 """
 
 import hashlib
@@ -30,18 +30,18 @@ from service.records.store import (
     tenant_redis_key,
 )
 
-Scope = Literal["classify", "manage"]  # the second holds all that the first does
+Scope = Literal["classify", "manage"]  # the second includes the first
 
 _TENANTS = redis_key("tenants")
-# id → the second from which on what was written meanwhile is swept; +inf: it was
+# id → the time in seconds at which late writes are swept; +inf once they were
 _ERASED = redis_key("erased-tenants")
 _FILES = redis_key("tenant-files")  # id → the path of its file
 _MANIFEST = re.compile(r"tenant(?:\.([0-9]{16}))?\.json")
-_TRIES = 100  # a change or an erasure while keys are made
+_TRIES = 100  # attempts to change or erase a tenant while others change its keys
 SWEEP_AFTER = 120.0  # seconds; a request that was let in before the erasure has ended by then
 
-# Each is one step for Redis. A tenant that is gone stays gone: a change of one without a record, or
-# of an erased one, writes nothing.
+# Each script is one step for Redis. It writes nothing for a tenant that was erased or that has no
+# record, so an erased tenant cannot come back.
 _SAVE = """
 local names, tenants, erased, formats, unnamed, files = unpack(KEYS, 1, 6)
 local id, record, format, expected, path, scopes, earlier = unpack(ARGV, 1, 7)
@@ -85,7 +85,7 @@ redis.call('zadd', unnamed, 0, everything)
 return 'erased'
 """
 
-# What a key opens; nothing unless its tenant is there and has the key in its record.
+# The tenant and scope of a key, if the tenant's record names the key.
 _GRANT = """
 local found = redis.call('get', KEYS[1])
 if not found then return false end
@@ -97,7 +97,7 @@ return false
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """`id` names a key without opening anything; `hash` is that of the key itself."""
+    """A key without its secret: `id` names it, `hash` is the SHA-256 of the key itself."""
 
     id: str
     hash: str
@@ -107,7 +107,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """`keys`: those that are valid, oldest first."""
+    """A tenant with its valid keys, oldest first."""
 
     id: str
     name: str
@@ -117,14 +117,14 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a key opens."""
+    """What a key allows, and for which tenant."""
 
     tenant: str
     scope: Scope
 
 
 def hash_key(api_key: str) -> str:
-    """A key holds 192 random bits, so a plain hash cannot be searched backwards."""
+    """The SHA-256 of a key. Keys have 192 random bits, so no guess finds a key of a hash."""
     return hashlib.sha256(api_key.encode()).hexdigest()
 
 
@@ -143,7 +143,7 @@ class Tenants:
         self._max_keys, self._lookups = max_keys, lookups
 
     def create(self, name: str) -> tuple[Tenant, str]:
-        """A new tenant and its first key, which may do everything of the tenant."""
+        """Makes a tenant and its first key, of scope `manage`."""
         made, api_key = _new_api_key("manage")
         tenant = Tenant(new_id("tenant"), name, now(), (made,))
         mark_blobs(self._blobs)
@@ -164,7 +164,7 @@ class Tenants:
             ended: keys that were the tenant's until now.
 
         Returns:
-            False where the record was changed meanwhile.
+            False if the record was changed meanwhile.
 
         Raises:
             NotFound: the tenant was erased meanwhile.
@@ -180,7 +180,7 @@ class Tenants:
     def _write(
         self, tenant: Tenant, path: str, before: str, ended: tuple[ApiKey, ...] = ()
     ) -> tuple[str, str]:
-        """What became of it, and the file that nothing names any more."""
+        """The outcome, and the file that no record names any longer."""
         record = json.dumps(asdict(tenant))
         names = [_key_name(one.hash) for one in (*tenant.keys, *ended)]
         scopes = [one.scope for one in tenant.keys]
@@ -191,7 +191,7 @@ class Tenants:
         return str(outcome), str(dropped)
 
     def restore(self, tenant_id: str, path: str) -> None:
-        """Makes a tenant's record anew from its file.
+        """Rebuilds a tenant's record from its file.
 
         Args:
             tenant_id: the tenant.
@@ -199,7 +199,7 @@ class Tenants:
 
         Raises:
             NotFound: the tenant was erased.
-            Invalid: the file says that it is another's.
+            Invalid: the file names another tenant.
         """
         tenant = read_manifest(self._blobs.get(path))
         if tenant.id != tenant_id:
@@ -219,7 +219,7 @@ class Tenants:
         return read_manifest(record)
 
     def file(self, tenant_id: str) -> str:
-        """Where the tenant's file lies."""
+        """The path of the tenant's file."""
         found: str | None = self._store.hget(_FILES, tenant_id)
         return found or _manifest(tenant_id)
 
@@ -230,11 +230,11 @@ class Tenants:
         return Page([read_manifest(r) for r in records if r], page.cursor)
 
     def authenticate(self, api_key: str) -> Grant:
-        """What a key opens.
+        """The tenant and scope of a key.
 
-        Keys are not compared byte by byte but looked up by their SHA-256. How long that takes can
-        depend on the hash alone, and who does not know a key cannot steer its hash towards a
-        stored one, so the time says nothing of any key.
+        Keys are looked up by their SHA-256, not compared byte by byte. The time of a lookup depends
+        on the hash alone. Without a key nobody can make a hash that is near its hash, so the time
+        tells nothing about any key.
 
         Raises:
             Unauthorized: no tenant has this key.
@@ -247,7 +247,7 @@ class Tenants:
         return Grant(tenant, "classify" if scope == "classify" else "manage")
 
     def add_key(self, tenant_id: str, scope: Scope) -> tuple[ApiKey, str]:
-        """One more key.
+        """Makes another key.
 
         Raises:
             OverQuota: the tenant has as many as allowed.
@@ -263,7 +263,7 @@ class Tenants:
         return made, api_key
 
     def revoke_key(self, tenant_id: str, key_id: str) -> None:
-        """The key opens nothing from now on.
+        """Ends a key at once.
 
         Raises:
             Conflict: it is the last one that may manage the tenant.
@@ -280,7 +280,7 @@ class Tenants:
         self._change_keys(tenant_id, shrunk)
 
     def rotate(self, tenant_id: str, scope: Scope = "manage") -> tuple[ApiKey, str]:
-        """A new key of a scope; all others of that scope end at once, those of the other stay."""
+        """Makes a key of a scope and ends all others of that scope at once."""
         made, api_key = _new_api_key(scope)
 
         def rotated(tenant: Tenant) -> tuple[ApiKey, ...]:
@@ -290,7 +290,7 @@ class Tenants:
         return made, api_key
 
     def _change_keys(self, tenant_id: str, change: Callable[[Tenant], tuple[ApiKey, ...]]) -> None:
-        """Again where others changed them meanwhile, so that of two changes neither is lost."""
+        """Changes the keys; repeats it if others changed them meanwhile, so no change is lost."""
         for _ in range(_TRIES):
             record = self._store.hget(TENANT_RECORDS, tenant_id)
             if record is None:
@@ -305,15 +305,15 @@ class Tenants:
         raise Conflict("others change this tenant's keys at the same time")
 
     def erase(self, tenant_id: str) -> None:
-        """Deletes a tenant with all its data; may be repeated.
+        """Deletes a tenant with all its data. It may be repeated.
 
-        Its record and its keys go in one step, which also notes what is left to do, so nothing
-        opens the tenant any more, whatever fails afterwards. What requests that were let in before
-        write meanwhile is deleted by `sweep`.
+        One step drops the record and the keys and notes the files for deletion. So no key opens the
+        tenant any longer, whatever fails afterwards. `sweep` deletes what earlier requests still
+        write.
 
         Raises:
             NotFound: there is no such tenant, and there was none.
-            Conflict: its keys are changed without end; nothing was erased.
+            Conflict: its keys change all the time; nothing was erased.
         """
         for _ in range(_TRIES):
             record = self._store.hget(TENANT_RECORDS, tenant_id) or ""
@@ -332,7 +332,7 @@ class Tenants:
         self._deletion.discard([_everything(tenant_id)])
 
     def sweep(self) -> None:
-        """Deletes once more what belongs to tenants that were erased a while ago."""
+        """Deletes again all data of tenants that were erased a while ago."""
         clock = self._store.time()[0]  # Redis's: it set what this is compared with
         for tenant_id in self._store.zrangebyscore(_ERASED, "-inf", clock):
             self._delete_records(tenant_id)
@@ -347,7 +347,7 @@ class Tenants:
 
 
 def read_manifest(data: bytes | str) -> Tenant:
-    """The tenant that `save` wrote, or an earlier release: one `key_hash`, for everything."""
+    """A tenant from its record or file. Earlier releases wrote one `key_hash` for everything."""
     plain: dict[str, Any] = json.loads(data)
     if old := plain.pop("key_hash", None):
         plain["keys"] = [asdict(ApiKey(f"key_{old[:21]}", old, "manage", plain["created_at"]))]
@@ -360,7 +360,7 @@ def is_manifest(name: str) -> bool:
 
 
 def revision_of(path: str) -> str:
-    """Of a tenant's file; "" of its first one. The latest one holds."""
+    """The revision of a tenant's file, "" for the first one. The latest one counts."""
     found = _MANIFEST.fullmatch(path.rsplit("/", 1)[-1])
     return (found[1] or "") if found else ""
 

@@ -29,9 +29,9 @@ async def healthz() -> dict[str, str]:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", summary="Can it classify?", response_class=JSONResponse, responses=READY)
 async def readyz(components: ComponentsDep) -> JSONResponse:
-    """The device has just answered, and so has Redis: 200, or 503 with what did not.
+    """200 if the device and Redis have just answered; else 503, with what did not answer.
 
-    503 also while the server drains: it answers still, but no more should be sent here.
+    Also 503 while the server drains: it still answers, but should get no new requests.
     """
     if components.draining.is_set():
         return JSONResponse({"ready": False, "draining": True}, status_code=503)

@@ -143,8 +143,8 @@ async def job_events(
 ) -> AsyncIterator[ServerSentEvent]:
     """Streams the job as server-sent events: `progress` whenever it changed, then `end`.
 
-    A server that is about to stop ends the stream before; another one goes on with it. So does a
-    new request after ten minutes, when this stream ends, or when its API key was revoked.
+    The stream ends after ten minutes, when its API key is revoked, or when the server stops. A new
+    request continues it.
     """
     began, checked, sent, job, shown = time.monotonic(), time.monotonic(), 0.0, first, None
     while True:
