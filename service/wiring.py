@@ -125,6 +125,6 @@ def _bank(settings: Settings, clip: FrozenCLIP) -> Bank:
     """As many slots as the memory budget holds, and two at least."""
     adapter = default_settings(clip).adapter
     place = (settings.bank_rank, adapter.image_first, adapter.text_first)
-    size = Bank.slot_bytes(clip.image, clip.text, *place)
+    size = Bank.slot_bytes(clip.image, clip.text, *place, clip.dtype)
     slots = max(2, settings.bank_bytes // size) + 1  # and the frozen CLIP's
-    return Bank(clip.image, clip.text, slots, *place, clip.device)
+    return Bank(clip.image, clip.text, slots, *place, clip.device, clip.dtype)
