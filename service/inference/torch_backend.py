@@ -81,6 +81,11 @@ class TorchBackend:
         """See `Backend.write`."""
         self._bank.write(slot, weights)
 
+    def free_memory(self) -> None:
+        """See `Backend.free_memory`."""
+        if self._clip.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def check(self) -> None:
         """Runs a blank picture and a prompt on the frozen CLIP; raises what the device raises."""
         size = self.picture_size
