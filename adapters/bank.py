@@ -2,11 +2,12 @@
 
 Slot 0 is zero, so it gives exactly the frozen CLIP. Adapters of a smaller rank or a later first
 block are padded with zeros. The padding is exact, since GELU(0) = 0. α is folded into the
-up-projection.
+up-projection, in float32; the slots hold the type that the CLIP computes in.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,14 +66,21 @@ class TowerBank:
     """One tower's slots: down [S, n, d, r], up [S, n, r, d] and their biases, on the device."""
 
     def __init__(
-        self, shape: TowerShape, first: int, rank: int, slots: int, device: torch.device
+        self,
+        shape: TowerShape,
+        first: int,
+        rank: int,
+        slots: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self.shape, self.first, self.rank = shape, first, rank
         n, d = shape.blocks - first + 1, shape.width
-        self.down = torch.zeros(slots, n, d, rank, device=device)
-        self.down_bias = torch.zeros(slots, n, rank, device=device)
-        self.up = torch.zeros(slots, n, rank, d, device=device)
-        self.up_bias = torch.zeros(slots, n, d, device=device)
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.down = torch.zeros(slots, n, d, rank, **place)
+        self.down_bias = torch.zeros(slots, n, rank, **place)
+        self.up = torch.zeros(slots, n, rank, d, **place)
+        self.up_bias = torch.zeros(slots, n, d, **place)
 
     def check(self, weights: TowerWeights, tower: str) -> None:
         """Raises DoesNotFit, with the reason, before anything is written."""
@@ -95,10 +103,10 @@ class TowerBank:
         """
         skip, rank = weights.first - self.first, weights.rank
         self.clear(slot)
-        self.down[slot, skip:, :, :rank] = weights.down.to(self.down.device)
-        self.down_bias[slot, skip:, :rank] = weights.down_bias.to(self.down.device)
-        self.up[slot, skip:, :rank] = weights.up.to(self.down.device)
-        self.up_bias[slot, skip:] = weights.up_bias.to(self.down.device)
+        self.down[slot, skip:, :, :rank] = weights.down
+        self.down_bias[slot, skip:, :rank] = weights.down_bias
+        self.up[slot, skip:, :rank] = weights.up
+        self.up_bias[slot, skip:] = weights.up_bias
 
     def clear(self, slot: int) -> None:
         """Fills a slot with zeros, so that it adds nothing."""
@@ -122,8 +130,8 @@ class TowerBank:
             i = block - self.first
             if i < 0:
                 return None
-            h = F.gelu(x @ self.down[slot, i].to(x.dtype) + self.down_bias[slot, i].to(x.dtype))
-            return h @ self.up[slot, i].to(x.dtype) + self.up_bias[slot, i].to(x.dtype)
+            h = F.gelu(x @ self.down[slot, i] + self.down_bias[slot, i])
+            return h @ self.up[slot, i] + self.up_bias[slot, i]
 
         return delta
 
@@ -142,10 +150,9 @@ def gathered(slots: Tensor, first: int, bank: tuple[Tensor, Tensor, Tensor, Tens
         i = block - first
         if i < 0:
             return None
-        into, out = down[slots, i].to(x.dtype), up[slots, i].to(x.dtype)
-        into_bias = down_bias[slots, i].to(x.dtype).unsqueeze(1)
-        out_bias = up_bias[slots, i].to(x.dtype).unsqueeze(1)
-        return torch.baddbmm(out_bias, F.gelu(torch.baddbmm(into_bias, x, into)), out)
+        into_bias, out_bias = down_bias[slots, i].unsqueeze(1), up_bias[slots, i].unsqueeze(1)
+        h = F.gelu(torch.baddbmm(into_bias, x, down[slots, i]))
+        return torch.baddbmm(out_bias, h, up[slots, i])
 
     return delta
 
@@ -162,11 +169,12 @@ class Bank:
         image_first: int,
         text_first: int,
         device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        device = torch.device(device)
         self.slots = slots
-        self.image = TowerBank(image, image_first, rank, slots, device)
-        self.text = TowerBank(text, text_first, rank, slots, device)
+        place = rank, slots, torch.device(device), dtype
+        self.image = TowerBank(image, image_first, *place)
+        self.text = TowerBank(text, text_first, *place)
 
     def check(self, weights: AdapterWeights) -> None:
         """Raises DoesNotFit, with the reason."""
@@ -183,11 +191,16 @@ class Bank:
 
     @staticmethod
     def slot_bytes(
-        image: TowerShape, text: TowerShape, rank: int, image_first: int, text_first: int
+        image: TowerShape,
+        text: TowerShape,
+        rank: int,
+        image_first: int,
+        text_first: int,
+        dtype: torch.dtype = torch.float32,
     ) -> int:
-        """Memory of one slot, float32 bytes."""
+        """Memory of one slot, bytes."""
         per_tower = (
             (shape.blocks - first + 1) * (2 * shape.width * rank + rank + shape.width)
             for shape, first in ((image, image_first), (text, text_first))
         )
-        return 4 * sum(per_tower)
+        return dtype.itemsize * sum(per_tower)

@@ -65,9 +65,9 @@ class TowerAdapters(nn.Module):
         return adapter
 
     def delta(self, block: int, x: Tensor) -> Tensor | None:
-        """α · base(x), what equations (14) and (15) add to the block's output."""
+        """α · base(x), what equations (14) and (15) add to the block's output; in float32."""
         adapter = self.at(block)
-        return None if adapter is None else self.alpha * adapter(x)
+        return None if adapter is None else self.alpha * adapter(x.float())
 
 
 class CLIPAdapters(nn.Module):
@@ -88,7 +88,7 @@ def reconstruction_error(adapter: RMAdapter, x: Tensor, mask: Tensor | None = No
         x: the block's input z, [B, T, d]. It is detached: the loss is local to its layer.
         mask: bool [B, T], the tokens that count (text: those up to end-of-text); None: all.
     """
-    z = x.detach()
+    z = x.detach().float()
     error = (z - adapter.reconstruct(z)).square().sum(-1)  # [B, T]
     energy = z.square().sum(-1)  # [B, T]
     if mask is not None:

@@ -55,13 +55,17 @@ class Settings(BaseSettings):
     pretrained: str | None = Field(None, description="its open_clip tag or weights file")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
-        "auto", description="auto: bf16 on CUDA; int8: on a CPU, 1.8 times as fast with ViT-B-16"
+        "auto",
+        description="auto: bf16 on CUDA, and on a CPU that multiplies bf16 where it is measured to"
+        " be the fastest, else fp32; int8: on a CPU, 1.8 times as fast with ViT-B-16",
     )
     backend: Literal["auto", "torch", "onnx"] = Field(
-        "auto", description="what runs the model; auto: the faster one, measured at the start"
+        "auto",
+        description="what runs the model; auto: torch on CUDA; on a CPU the fastest, measured once",
     )
     cache_dir: Path = Field(
-        Path.home() / ".cache" / "rmadapter", description="where exported ONNX graphs are kept"
+        Path.home() / ".cache" / "rmadapter",
+        description="where exported ONNX graphs are kept, and what was measured to be fastest",
     )
 
     bank_bytes: int = Field(256 * 2**20, description="device memory for adapters")

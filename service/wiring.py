@@ -1,8 +1,10 @@
 """Everything that a request can reach, made once from the settings."""
 
+import logging
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import redis
 import torch
@@ -10,12 +12,15 @@ from dramatiq.brokers.redis import RedisBroker
 
 from adapters.bank import Bank
 from adapters.clip import FrozenCLIP, Precision, load_clip
+from adapters.errors import UnsupportedModel
 from adapters.pixels import ImageLimits
 from service.caches import LastKnown
 from service.fair_threads import FairThreads
-from service.inference.backends import open_backend
+from service.inference.backends import REFERENCE, open_backend
+from service.inference.choice import choose
 from service.inference.classifier import Classifier, Limits
 from service.inference.engine import Engine
+from service.inference.protocol import Backend
 from service.inference.tiers import Tiers
 from service.records import Records, open_records
 from service.records.adapters import Version
@@ -24,6 +29,8 @@ from service.records.tenants import Grant
 from service.settings import Settings
 from training.fit import default_settings
 from training.jobs import make_broker
+
+log = logging.getLogger(__name__)
 
 _REDIS_URL = "redis://127.0.0.1:6379/0"
 _GPU_BATCH = 32
@@ -41,6 +48,7 @@ class Components:
     clip: FrozenCLIP
     engine: Engine
     backend: str  # which one runs the model
+    precision: Literal["fp32", "bf16", "int8"]  # and in which
     classifier: Classifier
     decoders: FairThreads  # pictures of classify, uploads and thumbnails
     uploads: FairThreads  # archives and lists of files, each on a thread while it is read
@@ -64,14 +72,18 @@ def records_of(settings: Settings) -> Records:
 
 
 def clip_of(settings: Settings) -> FrozenCLIP:
-    """Raises UnsupportedModel."""
+    """The CLIP on its device, in float32 unless a precision is set. Raises UnsupportedModel."""
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision: Precision = "bf16" if device.startswith("cuda") else "fp32"
-    if settings.precision != "auto":  # int8 is the backend's, of a float32 model
-        precision = "fp32" if settings.precision == "int8" else settings.precision
+    precision: Precision = "bf16" if settings.precision == "bf16" else "fp32"  # int8: a backend's
     return load_clip(settings.model, settings.pretrained, device, precision)
+
+
+def clip_to_fit_with(settings: Settings) -> FrozenCLIP:
+    """The CLIP in the precision that PyTorch is fastest in. Raises UnsupportedModel."""
+    clip = clip_of(settings)
+    return choose(settings, clip, batch_size(settings, clip), backend=REFERENCE)[1]
 
 
 def image_limits(settings: Settings) -> ImageLimits:
@@ -88,9 +100,10 @@ def open_components(settings: Settings, clip: FrozenCLIP | None = None) -> Compo
     records = records_of(settings)
     records.start()
     clip = clip or clip_of(settings)
-    bank = _bank(settings, clip)
     batch = batch_size(settings, clip)
-    backend = open_backend(settings, clip, bank, batch)
+    decided, clip = choose(settings, clip, batch)
+    bank = _bank(settings, clip)
+    backend = open_decided(settings, decided, clip, bank, batch)
     engine = Engine(backend, batch, settings.max_queued_rows, settings.max_queue_seconds)
     pinned = settings.pinned_adapters()
     tiers = Tiers(engine, clip, bank.slots, settings.host_adapters, records.blobs.get, pinned)
@@ -108,12 +121,30 @@ def open_components(settings: Settings, clip: FrozenCLIP | None = None) -> Compo
         clip=clip,
         engine=engine,
         backend=backend.name,
+        precision="int8" if decided.precision == "int8" else clip.precision,
         classifier=classifier,
         decoders=decoders,
         uploads=FairThreads(settings.upload_threads, "upload", _WAITING_UPLOADS),
         keys=LastKnown(),
         versions=LastKnown(),
     )
+
+
+def open_decided(
+    settings: Settings, decided: Settings, clip: FrozenCLIP, bank: Bank, batch: int
+) -> Backend:
+    """What was decided; where it cannot run any more, and was not asked for, PyTorch.
+
+    Raises:
+        UnsupportedModel: what was asked for cannot run.
+    """
+    try:
+        return open_backend(decided, clip, bank, batch)
+    except UnsupportedModel as error:
+        if settings.backend != "auto":
+            raise
+        log.warning("PyTorch runs the model: %s", error)
+        return open_backend(decided.model_copy(update={"backend": REFERENCE}), clip, bank, batch)
 
 
 def batch_size(settings: Settings, clip: FrozenCLIP) -> int:
@@ -125,6 +156,6 @@ def _bank(settings: Settings, clip: FrozenCLIP) -> Bank:
     """As many slots as the memory budget holds, and two at least."""
     adapter = default_settings(clip).adapter
     place = (settings.bank_rank, adapter.image_first, adapter.text_first)
-    size = Bank.slot_bytes(clip.image, clip.text, *place)
+    size = Bank.slot_bytes(clip.image, clip.text, *place, clip.dtype)
     slots = max(2, settings.bank_bytes // size) + 1  # and the frozen CLIP's
-    return Bank(clip.image, clip.text, slots, *place, clip.device)
+    return Bank(clip.image, clip.text, slots, *place, clip.device, clip.dtype)

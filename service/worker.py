@@ -27,7 +27,7 @@ from service.records.fit_params import FitParams
 from service.records.jobs import LEASE_SECONDS, MAX_ATTEMPTS, Job
 from service.records.store import now
 from service.settings import Settings
-from service.wiring import broker_of, clip_of, image_limits, records_of
+from service.wiring import broker_of, clip_to_fit_with, image_limits, records_of
 from training import worker as training_worker
 from training.data import Sample, check_label_counts, image_set
 from training.fit import Progress
@@ -283,7 +283,7 @@ def run(settings: Settings, parent: int | None = None) -> None:
         signal.signal(name, lambda *_: stop.set())
     if parent is not None:
         threading.Thread(target=_stop_with, args=(parent, stop), daemon=True).start()
-    clip = clip_of(settings)
+    clip = clip_to_fit_with(settings)
     job_store = RecordedJobs(
         records, clip, image_limits(settings), settings.min_images, settings.fit_seconds
     )

@@ -21,6 +21,7 @@ from tests.support.photos import shared_file
 from training.data import ImageSet, Sample, image_set, read_samples
 
 os.environ.setdefault("RMADAPTER_BACKEND", "torch")  # exporting to ONNX is for test_backends.py
+os.environ.setdefault("RMADAPTER_PRECISION", "fp32")  # no measurement at each start
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -170,7 +170,7 @@ def fit_rows(
     settings = prepared.settings
     torch.manual_seed(settings.seed)
     adapters = CLIPAdapters(clip.image, clip.text, settings.adapter).to(clip.device)
-    step_loss = _step_loss(clip, adapters, prepared)
+    step_loss = batch_loss(clip, adapters, prepared)
     _optimise(adapters, rows.to(clip.device), prepared, step_loss, on_progress)
     return adapters.eval()
 
@@ -257,10 +257,10 @@ def text_features(
     return clip.text_upper(clip.text_lower(ids, 1), ids, 1, delta)
 
 
-def _step_loss(
+def batch_loss(
     clip: FrozenCLIP, adapters: CLIPAdapters, prepared: Prepared
 ) -> Callable[[Tensor], Tensor]:
-    """The loss of a batch: rows int64 [B] → a scalar."""
+    """The loss that a fit minimises: rows of a batch, int64 [B] on the device → a scalar."""
     images, text, ids = prepared.images, prepared.text, prepared.ids
     config = prepared.settings.adapter
     positions = torch.arange(ids.shape[1], device=clip.device)

@@ -5,19 +5,20 @@ It reaches records and blobs only through a `JobStore`, which the service implem
 
 import logging
 import threading
+import time
 import traceback
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import dramatiq
-import torch
 from dramatiq.brokers.redis import RedisBroker
 
 from adapters.bank import AdapterWeights, export
 from adapters.clip import FrozenCLIP
 from adapters.errors import RMAdapterError
 from adapters.evidence import Evidence
+from adapters.faults import is_lasting, is_out_of_memory
 from training.data import ImageSet
 from training.evaluation import Evaluation, evaluate_and_fit
 from training.fit import FitSettings, Progress
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 5.0  # the interval between searches for jobs that a crash left unsent
 _RENEW_SECONDS = 2.0  # a lease lasts 8 seconds
+_STOPPING_SECONDS = 2.0  # until then a lost worker has been told to take no more jobs
 STOP_MS = 10 * 60 * 1000  # a stopping worker first finishes its fit; a second signal kills it
 
 
@@ -96,13 +98,21 @@ class JobStore(Protocol):
 
 
 def run(broker: RedisBroker, clip: FrozenCLIP, job_store: JobStore, stop: threading.Event) -> None:
-    """Works until `stop`; then finishes the current job and leaves the others in the queue."""
+    """Works until `stop`; then finishes the current job and leaves the others in the queue.
+
+    Raises:
+        RMAdapterError: the device was lost; a supervisor should start the process anew.
+    """
+    lost = threading.Event()
 
     @dramatiq.actor(broker=broker, queue_name=QUEUE, actor_name=ACTOR)
     def fit_actor(tenant: str, job: str) -> None:
         chosen = job_store.choose(FitJob(tenant, job))
         with job_store.at_work(chosen):
-            work(clip, job_store, chosen)
+            if not work(clip, job_store, chosen):
+                lost.set()
+                stop.set()
+                time.sleep(_STOPPING_SECONDS)
 
     worker = dramatiq.Worker(broker, queues={QUEUE}, worker_threads=1)
     worker.queue_prefetch = 1  # a job that one worker has fetched is not available to others
@@ -114,10 +124,16 @@ def run(broker: RedisBroker, clip: FrozenCLIP, job_store: JobStore, stop: thread
         except RMAdapterError as error:  # Redis is away; the queue's threads wait for it too
             log.warning("sweep: %s", error)
     worker.stop(timeout=STOP_MS)
+    if lost.is_set():
+        raise RMAdapterError("the device was lost: this process cannot use it any more")
 
 
-def work(clip: FrozenCLIP, job_store: JobStore, job: FitJob) -> None:
-    """Runs one job from claim to end. Any error ends it as failed, with a reason."""
+def work(clip: FrozenCLIP, job_store: JobStore, job: FitJob) -> bool:
+    """Runs one job from claim to end. Any error ends it as failed, with a reason.
+
+    Returns:
+        Whether this process can do another one: the device is not lost.
+    """
     try:
         if job_store.claim(job):
             with _Lease(job_store, job) as lease:
@@ -128,9 +144,13 @@ def work(clip: FrozenCLIP, job_store: JobStore, job: FitJob) -> None:
         job_store.cancelled(job)
     except RMAdapterError as error:
         job_store.fail(job, str(error))
-    except Exception:
+    except Exception as error:
         log.error("job %s broke:\n%s", job.job, traceback.format_exc())
+        if is_lasting(error):
+            job_store.fail(job, "the worker's device was lost; start the fit again")
+            return False
         job_store.fail(job, "the fit broke; the worker's log has the reason")
+    return True
 
 
 def _fit(clip: FrozenCLIP, job_store: JobStore, job: FitJob, lease: "_Lease") -> Outcome:
@@ -147,7 +167,7 @@ def _fit(clip: FrozenCLIP, job_store: JobStore, job: FitJob, lease: "_Lease") ->
             fitted, evaluation = evaluate_and_fit(clip, task.images, settings, on_progress)
             break
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             log.warning("job %s: out of memory with batches of %d", job.job, batch_size)
     else:
@@ -172,12 +192,6 @@ def _named(evaluation: Evaluation, names: tuple[str, ...]) -> dict[str, Any]:
     for mistake in metrics["mistakes"]:
         mistake["image"] = names[mistake.pop("row")]
     return metrics
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; on the CPU, PyTorch has no own class for this error."""
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or "not enough memory" in str(error) or "can't allocate memory" in str(error)
 
 
 class _Lease:

@@ -25,7 +25,14 @@ HEALTHY = _text_answer("application/json", "alive", {"status": "alive"})
 READY = _text_answer(
     "application/json",
     "ready",
-    {"ready": True, "model": "ViT-B-16", "device": "ok", "redis": "ok"},
+    {
+        "ready": True,
+        "model": "ViT-B-16",
+        "backend": "torch",
+        "precision": "bf16",
+        "device": "ok",
+        "redis": "ok",
+    },
 )
 METRICS = _text_answer(
     "text/plain",

@@ -514,6 +514,7 @@ class ClassifyOut(BaseModel):
     model_config = _example(
         {
             "model": "ViT-B-16",
+            "precision": "bf16",
             "adapter": "flowers",
             "version": 2,
             "artifact_sha256": _SHA256,
@@ -534,6 +535,7 @@ class ClassifyOut(BaseModel):
     )
 
     model: str
+    precision: Literal["fp32", "bf16", "int8"] = Field(description="in which the model runs")
     adapter: str | None
     version: int | None
     artifact_sha256: str | None

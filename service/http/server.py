@@ -52,7 +52,12 @@ def raise_file_limit() -> None:
 
 
 def serve_app(components: Components, listener: socket.socket, drain_seconds: float) -> None:
-    """Serves until SIGINT or SIGTERM, then drains, and finishes what it accepted."""
+    """Serves until SIGINT or SIGTERM, then drains, and finishes what it accepted.
+
+    Raises:
+        RMAdapterError: the device was lost. What was accepted has been answered, and a supervisor
+            should start the process anew.
+    """
     raise_file_limit()
     app = create_app(components)
     tracing.trace_requests(app)
@@ -65,7 +70,10 @@ def serve_app(components: Components, listener: socket.socket, drain_seconds: fl
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    _DrainingServer(config, components.draining, drain_seconds).run(sockets=[listener])
+    lost = components.engine.lost
+    _DrainingServer(config, components.draining, drain_seconds, lost).run(sockets=[listener])
+    if lost.is_set():
+        raise RMAdapterError("the device was lost: this process cannot use it any more")
 
 
 class PatientProtocol(H11Protocol):
@@ -106,9 +114,19 @@ class _DrainingServer(uvicorn.Server):
     answers themselves.
     """
 
-    def __init__(self, config: uvicorn.Config, draining: threading.Event, seconds: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        draining: threading.Event,
+        seconds: float,
+        lost: threading.Event,
+    ) -> None:
         super().__init__(config)
-        self._draining, self._seconds = draining, seconds
+        self._draining, self._seconds, self._lost = draining, seconds, lost
+
+    async def on_tick(self, counter: int) -> bool:
+        """Every tenth of a second: whether it should stop. It also does when the device is lost."""
+        return await super().on_tick(counter) or self._lost.is_set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._draining.set()

@@ -1,8 +1,5 @@
-"""The backends by name, and which one runs the model: the one asked for, or the fastest."""
+"""The backends by name, and whether one sees what PyTorch sees."""
 
-import logging
-import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -10,15 +7,13 @@ import numpy as np
 from adapters.bank import Bank
 from adapters.clip import FrozenCLIP
 from adapters.errors import UnsupportedModel
+from adapters.pixels import Pixels
 from service.inference.protocol import Backend
 from service.inference.torch_backend import TorchBackend
 from service.settings import Settings
 
-log = logging.getLogger(__name__)
-
-_ROUNDS = 3
-_AGREE = 1e-3  # a larger difference of features than rounding makes; TF32 on a GPU is below it
-_AGREE_INT8 = 0.05  # the same for eight bits
+# A larger difference of features than rounding makes, to float32; TF32 on a GPU is below the first.
+AGREE = {"fp32": 1e-3, "bf16": 0.02, "int8": 0.05}
 
 
 def _open_torch(settings: Settings, clip: FrozenCLIP, bank: Bank) -> Backend:
@@ -39,76 +34,47 @@ BACKENDS: dict[str, Callable[[Settings, FrozenCLIP, Bank], Backend]] = {
 }
 
 
+def open_named(name: str, settings: Settings, clip: FrozenCLIP, bank: Bank) -> Backend:
+    """Opens a backend of the table."""
+    return BACKENDS[name](settings, clip, bank)
+
+
 def open_backend(settings: Settings, clip: FrozenCLIP, bank: Bank, batch: int) -> Backend:
-    """Opens the backend that the settings ask for, else the fastest that agrees with PyTorch.
+    """Opens the backend that the settings name, if its features are PyTorch's.
 
     Args:
-        settings: `backend`, `precision` and the caches' sizes.
+        settings: `backend` and `precision`, neither of them `auto`, and the caches' sizes.
         clip: the frozen CLIP.
         bank: the adapters that are loaded.
         batch: rows of a batch, as traffic will have them.
 
     Raises:
-        UnsupportedModel: the backend or precision that is asked for cannot run this model.
+        UnsupportedModel: the backend that is asked for cannot run this model.
     """
-    asked = "onnx" if settings.precision == "int8" else settings.backend
-    if settings.precision == "int8" and (settings.backend == "torch" or clip.device.type != "cpu"):
-        raise UnsupportedModel(
-            f"RMADAPTER_PRECISION=int8 is ONNX Runtime's on a CPU; here the backend is"
-            f" {settings.backend} and the device {clip.device}: set RMADAPTER_BACKEND=auto and"
-            " RMADAPTER_DEVICE=cpu, or another precision"
-        )
-    best = plain = BACKENDS[REFERENCE](settings, clip, bank)
-    if asked == REFERENCE:
+    plain = open_named(REFERENCE, settings, clip, bank)
+    name = settings.backend
+    if name == REFERENCE:
         return plain
-    for name in BACKENDS if asked == "auto" else (asked,):
-        if name == REFERENCE:
-            continue
-        try:
-            other = BACKENDS[name](settings, clip, bank)
-            _check_agreement(plain, other, batch, settings)
-        except Exception as error:  # whatever an exporter or a runtime raises
-            if name == asked:
-                raise UnsupportedModel(f"{_title(name)} cannot run {clip.name}: {error}") from error
-            log.warning("torch runs the model; %s cannot: %s", _title(name), error)
-            continue
-        if name == asked:
-            return other
-        best = faster(best, other, batch)
-    return best
+    try:
+        other = open_named(name, settings, clip, bank)
+        check_agreement(plain, other, batch, AGREE[settings.precision])
+    except Exception as error:  # whatever an exporter or a runtime raises
+        title = {"onnx": "ONNX Runtime"}.get(name, name)
+        raise UnsupportedModel(f"{title} cannot run {clip.name}: {error}") from error
+    return other
 
 
-def _title(name: str) -> str:
-    return {"onnx": "ONNX Runtime"}.get(name, name)
-
-
-def _check_agreement(plain: Backend, other: Backend, batch: int, settings: Settings) -> None:
-    difference = _difference(plain, other, batch)
-    if difference > (_AGREE_INT8 if settings.precision == "int8" else _AGREE):
+def check_agreement(plain: Backend, other: Backend, batch: int, most: float) -> None:
+    """Raises RuntimeError where another backend's features differ by more than `most`."""
+    pixels, slots = pictures(plain, batch)
+    difference = float(np.abs(plain.images(pixels, slots) - other.images(pixels, slots)).max())
+    if difference > most:
         raise RuntimeError(f"its features differ from torch's by {difference:.1e}")
 
 
-def faster(one: Backend, other: Backend, batch: int) -> Backend:
-    """The one whose batches of pictures take less time, in turns."""
-    pixels, slots = _batch(one, batch)
-    seconds: dict[str, list[float]] = {one.name: [], other.name: []}
-    for _ in range(_ROUNDS):
-        for backend in (one, other):
-            start = time.perf_counter()
-            backend.images(pixels, slots)
-            seconds[backend.name].append(time.perf_counter() - start)
-    median = {name: statistics.median(times) for name, times in seconds.items()}
-    log.info("seconds a batch of %d pictures: %s", batch, median)
-    return min((one, other), key=lambda backend: median[backend.name])
-
-
-def _difference(one: Backend, other: Backend, batch: int) -> float:
-    pixels, slots = _batch(one, batch)
-    return float(np.abs(one.images(pixels, slots) - other.images(pixels, slots)).max())
-
-
-def _batch(backend: Backend, batch: int) -> tuple[list[np.ndarray], list[int]]:
+def pictures(backend: Backend, batch: int) -> tuple[list[Pixels], list[int]]:
+    """Noise of a batch's size, on two slots in turn, as traffic is."""
     size = backend.picture_size
     generator = np.random.default_rng(0)
     pixels = list(generator.integers(0, 255, (batch, 3, size, size), dtype=np.uint8))
-    return pixels, [i % 2 for i in range(batch)]  # of two slots, as traffic is
+    return pixels, [i % 2 for i in range(batch)]

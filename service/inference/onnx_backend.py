@@ -8,7 +8,6 @@ by the weights' fingerprint. A list of their SHA-256 lies beside them: what does
 is made anew, and never loaded.
 """
 
-import copy
 import logging
 import tempfile
 import warnings
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from adapters.bank import Bank, TowerBank, gathered
 from adapters.clip import FrozenCLIP
+from adapters.errors import UnsupportedModel
 from adapters.pixels import Pixels
 from service.inference.hashes import hold, write_hashes
 from service.inference.protocol import Features
@@ -45,6 +45,7 @@ class OnnxBackend(TorchBackend):
     features depend on those of another tenant beside it, each is then a run of its own.
 
     Raises:
+        UnsupportedModel: the weights are not in float32.
         whatever the export or ONNX Runtime raises for a model or a device that it does not take.
     """
 
@@ -58,6 +59,10 @@ class OnnxBackend(TorchBackend):
         prompts: int = 10_000,
         int8: bool = False,
     ) -> None:
+        if clip.precision != "fp32":
+            raise UnsupportedModel(
+                f"ONNX Runtime's graphs are in float32, and the weights in {clip.precision}"
+            )
         super().__init__(clip, bank, prompts)
         files = exported(clip, bank, cache_dir)
         image = in_int8(files / "image.onnx") if int8 else files / "image.onnx"
@@ -80,7 +85,7 @@ class OnnxBackend(TorchBackend):
     def texts(self, prompts: Sequence[str], slots: Sequence[int]) -> Features:
         """See `Backend.texts`."""
         tokens, ids = self._lower_text(prompts)
-        return self._text({"tokens": tokens.float(), "ids": ids}, slots, self._bank.text)
+        return self._text({"tokens": tokens, "ids": ids}, slots, self._bank.text)
 
 
 class _Session:
@@ -203,22 +208,16 @@ class _Texts(nn.Module):
 def _export_images(clip: FrozenCLIP, bank: TowerBank, file: Path) -> None:
     size = clip.spec.size
     pixels = torch.zeros(2, 3, size, size, dtype=torch.uint8, device=clip.device)
-    module = _Images(_full_precision(clip), bank.first)
+    module = _Images(clip, bank.first)
     _export(module, {"pixels": pixels}, ({0: _BATCH},), bank, file)
 
 
 def _export_texts(clip: FrozenCLIP, bank: TowerBank, file: Path) -> None:
     ids = clip.tokenize(["a photo of a cat.", "a dog"]).to(clip.device)
     tokens = torch.zeros(*ids.shape, clip.text.width, device=clip.device)
-    module = _Texts(_full_precision(clip), bank.first)
+    module = _Texts(clip, bank.first)
     shapes = ({0: _BATCH, 1: _LENGTH}, {0: _BATCH, 1: _LENGTH})
     _export(module, {"tokens": tokens, "ids": ids}, shapes, bank, file)
-
-
-def _full_precision(clip: FrozenCLIP) -> FrozenCLIP:
-    plain = copy.copy(clip)
-    plain.precision = "fp32"
-    return plain
 
 
 @torch.no_grad()

@@ -37,6 +37,9 @@ class Backend(Protocol):
     def write(self, slot: int, weights: AdapterWeights) -> None:
         """Puts an adapter's weights into a slot of the bank."""
 
+    def free_memory(self) -> None:
+        """Gives back what memory of the device is kept for later batches."""
+
     def check(self) -> None:
         """Runs a blank picture and a prompt on the frozen CLIP; raises what the device raises."""
 

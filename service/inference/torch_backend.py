@@ -44,7 +44,7 @@ class LowerText:
             return {}
         ids = self._clip.tokenize(prompts)
         tokens = self._clip.text_lower(ids, self._first)
-        ends = (self._clip.end_of_text(ids) + 1).tolist()
+        ends = self._clip.lengths(prompts)  # known here: the device need not be asked
         return {
             prompt: (tokens[i, :end].clone(), ids[i, :end].clone())
             for i, (prompt, end) in enumerate(zip(prompts, ends, strict=True))
@@ -80,6 +80,11 @@ class TorchBackend:
     def write(self, slot: int, weights: AdapterWeights) -> None:
         """See `Backend.write`."""
         self._bank.write(slot, weights)
+
+    def free_memory(self) -> None:
+        """See `Backend.free_memory`."""
+        if self._clip.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def check(self) -> None:
         """Runs a blank picture and a prompt on the frozen CLIP; raises what the device raises."""

@@ -38,6 +38,40 @@ def open_clips_own(clip: FrozenCLIP, pixels: torch.Tensor) -> torch.Tensor:
     return clip.model.encode_image((pixels.float() - mean) / std, normalize=True)
 
 
+@torch.inference_mode()
+def test_in_bf16_features_and_answers_are_float32s(any_clip: FrozenCLIP, images: ImageSet) -> None:
+    """With an adapter or without, pictures and prompts; float32 is the reference."""
+    half = any_clip.twin("bf16")
+    prompts = [f"a photo of a {name}." for name in images.classes]
+    ids, trained = any_clip.tokenize(prompts), any_clip.name == "bundled"
+    pixels = images.pixels[:: 2 if trained else 48]
+    delta = random_adapters(any_clip, 1)
+    for see, read in ((None, None), (delta.image.delta, delta.text.delta)):
+        (seen, named), (exact, exact_named) = (
+            (
+                clip.image_upper(clip.image_lower(pixels, 1), 1, see),
+                clip.text_upper(clip.text_lower(ids, 1), ids, 1, read),
+            )
+            for clip in (half, any_clip)
+        )
+        assert seen.dtype == named.dtype == torch.float32
+        assert (seen * exact).sum(1).min() > 0.9995
+        assert (named * exact_named).sum(1).min() > 0.9995
+        if trained:
+            same = (seen @ named.T).argmax(1) == (exact @ exact_named.T).argmax(1)
+            assert same.float().mean() > 0.98
+
+
+def test_a_precision_changes_neither_the_fingerprint_nor_the_float32_weights(
+    clip: FrozenCLIP,
+) -> None:
+    half = clip.twin("bf16")
+    assert half.fingerprint == clip.fingerprint == load_clip(precision="bf16").fingerprint
+    assert (half.precision, clip.precision) == ("bf16", "fp32")
+    assert {p.dtype for p in clip.model.parameters()} == {torch.float32}
+    assert half.prompt_ids("crab") == clip.prompt_ids("crab")
+
+
 @pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
 @torch.inference_mode()
 def test_pictures_cut_anywhere_are_open_clips(

@@ -40,7 +40,8 @@ def clip_of(name: str) -> FrozenCLIP:
 
 def empty_bank(clip: FrozenCLIP, slots: int) -> Bank:
     place = default_settings(clip).adapter
-    return Bank(clip.image, clip.text, slots, 32, place.image_first, place.text_first, clip.device)
+    first = place.image_first, place.text_first
+    return Bank(clip.image, clip.text, slots, 32, *first, clip.device, clip.dtype)
 
 
 def full_bank(clip: FrozenCLIP, slots: int) -> Bank:
@@ -61,8 +62,7 @@ def pixels_for(clip: FrozenCLIP, rows: int) -> list[np.ndarray]:
 def _open_clips_images(clip: FrozenCLIP, pixels: list[np.ndarray]) -> torch.Tensor:
     mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in (clip.spec.mean, clip.spec.std))
     rows = (torch.from_numpy(np.stack(pixels)).float() - mean) / std
-    with clip.autocast():
-        return clip.model.encode_image(rows.to(clip.device), normalize=True)
+    return clip.model.encode_image(rows.to(clip.device, clip.dtype), normalize=True).float()
 
 
 def mixed_tenants_vs_frozen() -> Iterator[Row]:
@@ -83,7 +83,10 @@ def mixed_tenants_vs_frozen() -> Iterator[Row]:
 def gathered_vs_grouped() -> Iterator[Row]:
     """The adapters alone, beside one block of ViT-B/16."""
     clip = clip_of("ViT-B-16")
-    bank, x = full_bank(clip, ROWS + 1).image, torch.randn(ROWS, 197, 768, device=DEVICE)
+    bank, x = (
+        full_bank(clip, ROWS + 1).image,
+        torch.randn(ROWS, 197, 768, device=DEVICE, dtype=clip.dtype),
+    )
     for adapters in (4, 32):
         slots = [i % adapters + 1 for i in range(ROWS)]
         gather, group = bank.delta(slots), naive.grouped(bank, slots)
@@ -120,8 +123,7 @@ def text_features_vs_open_clip() -> Iterator[Row]:
     @torch.inference_mode()
     def theirs() -> None:
         chunks = full.to(clip.device).split(PROMPTS_AT_ONCE)
-        with clip.autocast():
-            features = [clip.model.encode_text(chunk, normalize=True) for chunk in chunks]
+        features = [clip.model.encode_text(chunk, normalize=True) for chunk in chunks]
         made["theirs"] = torch.cat(features).float().cpu()
 
     row = rates(
@@ -299,8 +301,7 @@ def share_of_matrix_rate() -> Iterator[Row]:
         rows = torch.from_numpy(np.stack(pixels))
         clip.image_upper(clip.image_lower(rows, 1), 1)
     work = counter.get_total_flops()
-    kind = torch.bfloat16 if clip.precision == "bf16" else torch.float32
-    left, right = (torch.randn(2048, 2048, device=DEVICE, dtype=kind) for _ in range(2))
+    left, right = (torch.randn(2048, 2048, device=DEVICE, dtype=clip.dtype) for _ in range(2))
 
     def products() -> None:
         for _ in range(max(1, round(work / (2 * 2048**3)))):

@@ -20,6 +20,7 @@ from adapters.clip import FrozenCLIP
 from adapters.pixels import decode_image
 from service.fair_threads import FairThreads
 from service.inference.backends import open_backend
+from service.inference.choice import choose
 from service.inference.classifier import Classifier, Limits, Question, Upload
 from service.inference.engine import Engine
 from service.inference.engine import Row as EngineRow
@@ -295,7 +296,9 @@ class Shelf:
 @contextmanager
 def serving(settings: Settings, clip: FrozenCLIP, shelf: Shelf, slots: int) -> Iterator[Classifier]:
     """A classifier over the shelf, behind it the backend that the service would take."""
-    bank, batch = empty_bank(clip, slots), batch_size(settings, clip)
+    batch = batch_size(settings, clip)
+    settings, clip = choose(settings, clip, batch)
+    bank = empty_bank(clip, slots)
     engine = Engine(open_backend(settings, clip, bank, batch), batch, 4096)
     tiers = Tiers(engine, clip, slots, HOST_ADAPTERS, shelf.fetch)
     limits = Limits(image_limits(settings), 256, 1000, 600.0)

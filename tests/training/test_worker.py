@@ -95,3 +95,24 @@ def test_a_fit_that_no_batch_makes_small_enough_fails_with_the_reason(
     work(clip, job_store, FitJob("tenant", "job"))
     assert job_store.outcome is None
     assert job_store.reason is not None and "too little memory for this fit" in job_store.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "goes_on"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("the shapes differ"), True),
+    ],
+    ids=["lost", "broken"],
+)
+def test_a_worker_whose_device_is_lost_takes_no_more_jobs(
+    job_store: JobStore,
+    clip: FrozenCLIP,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    goes_on: bool,
+) -> None:
+    monkeypatch.setattr(worker, "evaluate_and_fit", memory_for(0, error))
+    assert work(clip, job_store, FitJob("tenant", "job")) == goes_on
+    assert job_store.reason is not None
+    assert ("device was lost" in job_store.reason) != goes_on

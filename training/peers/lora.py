@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adapters.attention import Attention, attended
 from adapters.classify import prompts
 from adapters.clip import FrozenCLIP
 from adapters.errors import UnsupportedModel
@@ -28,9 +29,9 @@ class LoRASettings:
 
 
 class LoRAAttention(nn.Module):
-    """A frozen nn.MultiheadAttention with low-rank updates of q, k, v: W + B·A/√r, B from zero."""
+    """A frozen `Attention` with low-rank updates of q, k, v: W + B·A/√r, B from zero."""
 
-    def __init__(self, frozen: nn.MultiheadAttention, plan: LoRASettings) -> None:
+    def __init__(self, frozen: Attention, plan: LoRASettings) -> None:
         super().__init__()
         width, rank = frozen.embed_dim, plan.rank
         self.down = nn.Parameter(torch.empty(3, rank, width))
@@ -39,11 +40,6 @@ class LoRAAttention(nn.Module):
             nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
         self.dropout, self.scale = nn.Dropout(plan.dropout), 1 / math.sqrt(rank)
         self._frozen = [frozen]  # a list hides its parameters from this module
-
-    @property
-    def num_heads(self) -> int:
-        """The replaced module's number of heads, which open_clip reads."""
-        return int(self._frozen[0].num_heads)
 
     def forward(
         self,
@@ -60,28 +56,22 @@ class LoRAAttention(nn.Module):
             key: [B, T, d].
             value: [B, T, d].
             need_weights: ignored; the replaced module has it.
-            attn_mask: [Q, T], or [B · heads, Q, T].
+            attn_mask: what is added to the logits, [Q, T] or [B, 1, Q, T].
         """
         frozen = self._frozen[0]
         weights, biases = frozen.in_proj_weight.chunk(3), frozen.in_proj_bias.chunk(3)
         parts = []
         for i, x in enumerate((query, key, value)):
             low = self.dropout(x) @ self.down[i].T @ self.up[i].T
-            part = F.linear(x, weights[i], biases[i]) + self.scale * low
-            parts.append(part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2))
-        if attn_mask is not None and attn_mask.ndim == 3:
-            attn_mask = attn_mask.unflatten(0, (-1, self.num_heads))
-        q, k, v = parts
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
-        return frozen.out_proj(seen.transpose(1, 2).flatten(2)), None
+            parts.append(F.linear(x, weights[i], biases[i]) + self.scale * low)
+        return frozen.out_proj(attended(tuple(parts), frozen.num_heads, attn_mask)), None
 
 
 class LoRA(nn.Module):
     """The updates of all blocks of both towers.
 
     Raises:
-        UnsupportedModel: a block's attention is not an nn.MultiheadAttention with joint q, k, v
-            weights, so that LoRA could not adapt it.
+        UnsupportedModel: a block's attention is another one, that LoRA could not adapt.
     """
 
     def __init__(self, clip: FrozenCLIP, plan: LoRASettings) -> None:
@@ -90,7 +80,7 @@ class LoRA(nn.Module):
         self._blocks = [[*visual, *clip.model.transformer.resblocks]]
         for block in self._blocks[0]:
             attention = getattr(block, "attn", None)
-            if not isinstance(attention, nn.MultiheadAttention) or attention.in_proj_weight is None:
+            if not isinstance(attention, Attention) or attention.in_proj_weight is None:
                 raise UnsupportedModel(
                     "a block's attention has no in_proj_weight for LoRA to adapt"
                 )

@@ -112,6 +112,7 @@ async def classify(
         response.headers["x-adapter-version"] = str(version.number)
     return ClassifyOut(
         model=components.clip.name,
+        precision=components.precision,
         adapter=version.adapter if version else None,
         version=version.number if version else None,
         artifact_sha256=version.sha256 if version else None,

@@ -37,7 +37,12 @@ async def readyz(components: ComponentsDep) -> JSONResponse:
         return JSONResponse({"ready": False, "draining": True}, status_code=503)
     device, redis = await asyncio.gather(_device(components), _redis(components))
     ready = device == redis == "ok"
-    body = {"ready": ready, "model": components.clip.name, "device": device, "redis": redis}
+    runs = {
+        "model": components.clip.name,
+        "backend": components.backend,
+        "precision": components.precision,
+    }
+    body = {"ready": ready, **runs, "device": device, "redis": redis}
     return JSONResponse(body, status_code=200 if ready else 503)
 
 

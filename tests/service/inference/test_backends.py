@@ -12,7 +12,9 @@ import torch
 from adapters.bank import Bank
 from adapters.clip import FrozenCLIP
 from adapters.errors import UnsupportedModel
+from service import wiring
 from service.inference import backends, onnx_backend
+from service.inference.choice import choose
 from service.inference.onnx_backend import OnnxBackend
 from service.inference.protocol import Backend
 from service.inference.torch_backend import LowerText, TorchBackend
@@ -82,15 +84,15 @@ def test_int8_is_taken_where_it_is_asked_for(
     clip: FrozenCLIP, bank: Bank, cache: Path, onnx: Backend, backend: str
 ) -> None:
     asked = settings_for(backend, cache, precision="int8")
-    assert backends.open_backend(asked, clip, bank, 2).name == "onnx-int8"
+    decided, same = choose(asked, clip, 2)
+    assert same is clip
+    assert backends.open_backend(decided, clip, bank, 2).name == "onnx-int8"
 
 
-def test_int8_is_refused_where_it_is_none_of_the_backends(
-    clip: FrozenCLIP, bank: Bank, tmp_path: Path
-) -> None:
+def test_int8_is_refused_where_it_is_none_of_the_backends(clip: FrozenCLIP, tmp_path: Path) -> None:
     asked = settings_for("torch", tmp_path, precision="int8")
     with pytest.raises(UnsupportedModel, match=r"RMADAPTER_PRECISION=int8.*the backend is torch"):
-        backends.open_backend(asked, clip, bank, 2)
+        choose(asked, clip, 2)
 
 
 def test_a_swap_is_seen_by_the_next_batch(
@@ -159,21 +161,7 @@ def test_the_backend_that_is_asked_for_runs(
     assert backends.open_backend(settings_for(name, cache), clip, bank, 2).name == name
 
 
-def test_auto_takes_the_faster_one(clip: FrozenCLIP, plain: Backend) -> None:
-    class Slow(TorchBackend):
-        name = "slow"
-
-        def images(self, pixels, slots):
-            for _ in range(8):
-                features = super().images(pixels, slots)
-            return features
-
-    slow = Slow(clip, Bank(clip.image, clip.text, 3, 32, 3, 2))
-    assert backends.faster(slow, plain, 2) is plain
-    assert backends.faster(plain, slow, 2) is plain
-
-
-def test_where_onnx_runtime_cannot_auto_says_why_and_takes_torch(
+def test_where_onnx_runtime_cannot_run_any_more_auto_says_why_and_takes_torch(
     clip: FrozenCLIP,
     bank: Bank,
     tmp_path: Path,
@@ -184,11 +172,17 @@ def test_where_onnx_runtime_cannot_auto_says_why_and_takes_torch(
         raise RuntimeError("no such operator")
 
     monkeypatch.setattr(onnx_backend, "exported", refuse)
+    decided, asked = settings_for("onnx", tmp_path), settings_for("auto", tmp_path)
     with caplog.at_level(logging.WARNING):
-        assert backends.open_backend(settings_for("auto", tmp_path), clip, bank, 2).name == "torch"
+        assert wiring.open_decided(asked, decided, clip, bank, 2).name == "torch"
     assert "no such operator" in caplog.text
     with pytest.raises(UnsupportedModel, match="no such operator"):
-        backends.open_backend(settings_for("onnx", tmp_path), clip, bank, 2)
+        wiring.open_decided(decided, decided, clip, bank, 2)
+
+
+def test_weights_in_bf16_are_not_exported(clip: FrozenCLIP, bank: Bank, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="float32"):
+        OnnxBackend(clip.twin("bf16"), bank, tmp_path)
 
 
 def test_features_that_differ_are_not_served(

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
 from service.errors import TooMany, Unavailable
+from service.inference import engine as engine_module
 from service.inference.engine import Engine, FairQueue, Row
 
 
@@ -23,6 +25,9 @@ class FakeBackend:
         self.gate = threading.Event()
         self.gate.set()
         self.lost = False
+        self.room = 100  # rows that its memory holds
+        self.error: Exception | None = None
+        self.freed = 0
 
     def images(self, pixels, slots):
         return self.texts([picture.name for picture in pixels], slots)
@@ -30,6 +35,10 @@ class FakeBackend:
     def texts(self, prompts, slots):
         self.gate.wait()
         self.batches.append(list(prompts))
+        if self.error:
+            raise self.error
+        if len(prompts) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         if self.lost or "poison" in prompts:
             raise RuntimeError("device error")
         return np.array([[len(p), s] for p, s in zip(prompts, slots, strict=True)], np.float32)
@@ -38,6 +47,9 @@ class FakeBackend:
         self.batches.append([f"write {slot}"])
 
     def ping(self) -> None: ...
+
+    def free_memory(self) -> None:
+        self.freed += 1
 
     def check(self) -> None:
         if self.lost:
@@ -206,3 +218,98 @@ def test_a_device_that_fails_is_told_from_a_row_that_breaks(
         engine.ping().result(5)
     backend.lost = False
     engine.ping().result(5)  # it is back
+
+
+def test_where_memory_runs_out_the_batch_is_halved_and_stays_small_for_a_while(
+    backend: FakeBackend, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_GROW_AFTER", 4)
+    backend.room = 2
+    backend.gate.clear()
+    engine.submit(rows("t", "hold"))
+    sent = rows("t", *"abcdefgh")
+    while len(engine.queue):
+        pass
+    engine.submit(sent)
+    backend.gate.set()
+    assert [row.future.result(5)[0] for row in sent] == [1] * 8
+    assert [len(batch) for batch in backend.batches] == [1, 4, 2, 2, 2, 2]
+    assert backend.freed == 1
+    more = rows("t", *"ijklmnop")
+    backend.room = 100
+    engine.submit(more)
+    assert more[-1].future.result(5)[0] == 1
+    assert [len(batch) for batch in backend.batches[6:]] == [4, 4]
+
+
+def test_where_not_even_one_row_fits_into_memory_it_is_unavailable(
+    backend: FakeBackend, engine: Engine
+) -> None:
+    backend.room = 0
+    sent = rows("t", "one", "two")
+    engine.submit(sent)
+    for row in sent:
+        with pytest.raises(Unavailable, match="memory is full"):
+            row.future.result(5)
+    assert not engine.lost.is_set()
+    backend.room = 100
+    again = rows("t", "three")
+    engine.submit(again)
+    assert again[0].future.result(5)[0] == 5
+
+
+LASTING = [
+    "CUDA error: an illegal memory access was encountered",
+    "CUDA error: device-side assert triggered",
+    "CUDA failure 702: the launch timed out and was terminated ; GPU=0",
+]
+
+
+@pytest.mark.parametrize("words", LASTING)
+def test_a_lost_device_is_said_to_all_who_wait_and_takes_no_more(
+    backend: FakeBackend, engine: Engine, words: str
+) -> None:
+    backend.gate.clear()
+    engine.submit(rows("t", "hold"))
+    while len(engine.queue):
+        pass
+    sent = rows("t", *"abcdef")
+    engine.submit(sent)
+    backend.error = RuntimeError(words)
+    backend.gate.set()
+    for row in sent:
+        with pytest.raises(Unavailable, match="device is lost"):
+            row.future.result(5)
+    assert engine.lost.is_set()
+    assert backend.batches == [["hold"]]  # nothing was tried after it
+    with pytest.raises(Unavailable, match="device is lost"):
+        engine.submit(rows("t", "late"))
+    with pytest.raises(Unavailable, match="device is lost"):
+        engine.ping()
+
+
+def test_a_device_that_fails_for_long_is_lost_whatever_it_says(
+    backend: FakeBackend, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.lost = True
+    first = rows("t", "one")
+    engine.submit(first)
+    with pytest.raises(Unavailable, match="device fails"):
+        first[0].future.result(5)
+    assert not engine.lost.is_set()
+    monkeypatch.setattr(engine_module, "_LOST_AFTER", 0.0)
+    with pytest.raises(RuntimeError, match="lost"):
+        engine.ping().result(5)
+    assert engine.lost.is_set()
+
+
+def test_a_swap_that_finds_the_device_lost_says_so_to_the_next(
+    backend: FakeBackend, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(slot, weights):
+        raise RuntimeError(LASTING[0])
+
+    monkeypatch.setattr(backend, "write", break_down)
+    with pytest.raises(RuntimeError, match="illegal"):
+        engine.write(1, None).result(5)
+    assert engine.lost.is_set()
