@@ -110,6 +110,17 @@ def worker(
         run(_observed(Settings(), "rmadapter-worker"), parent)
 
 
+@app.command()
+def weights() -> None:
+    """Fetches the model's weights once, so that servers and workers start without the internet."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from service.wiring import clip_of
+
+    with errors():
+        out.print(f"{clip_of(Settings()).name}: cache {HF_HUB_CACHE}", soft_wrap=True)
+
+
 def _observed(settings: Settings, name: str) -> Settings:
     """Logs as the settings say, and traces where OTEL_* variables say."""
     logs.set_up(settings.log_format, settings.log_level)
