@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least that is logged"
     )
+    api_metrics_port: int = Field(
+        0, description="where an API server serves its Prometheus metrics; 0: at /metrics"
+    )
     worker_metrics_port: int = Field(
         0, description="where a worker serves its Prometheus metrics; 0: nowhere"
     )

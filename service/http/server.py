@@ -8,10 +8,11 @@ import time
 from contextlib import suppress
 
 import uvicorn
+from prometheus_client import start_http_server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from adapters.errors import RMAdapterError
-from service import tracing
+from service import metrics, tracing
 from service.http.app import create_app
 from service.settings import Settings
 from service.wiring import Components
@@ -59,6 +60,8 @@ def serve_app(components: Components, listener: socket.socket, drain_seconds: fl
             should start the process anew.
     """
     raise_file_limit()
+    if port := components.settings.api_metrics_port:
+        serve_metrics(components, port)
     app = create_app(components)
     tracing.trace_requests(app)
     config = uvicorn.Config(
@@ -74,6 +77,19 @@ def serve_app(components: Components, listener: socket.socket, drain_seconds: fl
     _DrainingServer(config, components.draining, drain_seconds, lost).run(sockets=[listener])
     if lost.is_set():
         raise RMAdapterError("the device was lost: this process cannot use it any more")
+
+
+def serve_metrics(components: Components, port: int) -> None:
+    """Serves this process's metrics on a port of their own, which only Prometheus need reach."""
+    last = [0]
+
+    def open_jobs() -> float:
+        with suppress(RMAdapterError):  # Redis is away: the last number stays
+            last[0] = components.records.jobs.waiting()
+        return last[0]
+
+    metrics.OPEN_JOBS.set_function(open_jobs)
+    start_http_server(port, components.settings.host)
 
 
 class PatientProtocol(H11Protocol):

@@ -46,6 +46,7 @@ class Deployment:
     compose: dict = field(default_factory=lambda: load(MAIN, CPU))
     redis_port: int = field(default_factory=free_port)
     api_port: int = field(default_factory=free_port)
+    metrics_port: int = field(default_factory=free_port)
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     def start(self, name: str, command: list[str], environment: dict[str, str]) -> None:
@@ -78,6 +79,8 @@ class Deployment:
         )
         if "RMADAPTER_HOST" in given:  # 0.0.0.0 of a container is an address of its own here
             given |= {"RMADAPTER_HOST": host, "RMADAPTER_PORT": str(self.api_port)}
+            given["RMADAPTER_API_METRICS_PORT"] = str(self.metrics_port)
+        given["RMADAPTER_WORKER_METRICS_PORT"] = str(free_port())  # one host has all of them here
         plain = {k: v for k, v in os.environ.items() if not k.startswith(("RMADAPTER_", "AWS_"))}
         place = {"RMADAPTER_SECRETS_DIR": str(self.secrets), "RMADAPTER_BACKEND": "torch"}
         command = [sys.executable, "-m", "service", *described["command"]]
@@ -169,7 +172,7 @@ def test_the_proxy_spreads_over_the_servers_and_passes_over_one_that_is_gone(
 
 
 def _answered(deployment: Deployment, host: str) -> int:
-    text = httpx.get(f"http://{host}:{deployment.api_port}/metrics").text
+    text = httpx.get(f"http://{host}:{deployment.metrics_port}/metrics").text
     lines = [line for line in text.splitlines() if 'route="/v1/tenants"' in line]
     return sum(int(float(line.split()[-1])) for line in lines if "requests_total" in line)
 

@@ -43,7 +43,13 @@ def of_kind(objects: list[Object], kind: str) -> dict[str, Object]:
 
 
 def pods(objects: list[Object]) -> dict[str, Object]:
-    return {n: d["spec"]["template"] for n, d in of_kind(objects, "Deployment").items()}
+    """Of the deployments and the job."""
+    makers = of_kind(objects, "Deployment") | of_kind(objects, "Job")
+    return {name: maker["spec"]["template"] for name, maker in makers.items()}
+
+
+def servers(objects: list[Object]) -> dict[str, Object]:
+    return {name: pods(objects)[name] for name in ("api", "worker")}
 
 
 def container(pod: Object) -> Object:
@@ -71,7 +77,7 @@ def test_selectors_find_the_pods_that_they_are_for(objects: list[Object]) -> Non
         assert selected(objects, service["spec"]["selector"]) == {name}
     policies = of_kind(objects, "NetworkPolicy")
     every = policies["rmadapter"]["spec"]["podSelector"]["matchLabels"]
-    assert selected(objects, every) == {"api", "worker"}
+    assert selected(objects, every) == {"api", "worker", "weights"}
     assert selected(objects, policies["api"]["spec"]["podSelector"]["matchLabels"]) == {"api"}
 
 
@@ -86,22 +92,22 @@ def test_scalers_aim_at_deployments_that_say_no_number_themselves(objects: list[
 def test_ports_are_named_where_they_are_used(objects: list[Object]) -> None:
     api = container(pods(objects)["api"])
     named = {port["name"]: port["containerPort"] for port in api["ports"]}
-    assert named == {"http": Settings.model_fields["port"].default}
+    assert named["http"] == Settings.model_fields["port"].default
     used = [port["targetPort"] for port in of_kind(objects, "Service")["api"]["spec"]["ports"]]
     used += [api[probe]["httpGet"]["port"] for probe in api if probe.endswith("Probe")]
     told = pods(objects)["api"]["metadata"]["annotations"]["prometheus.io/port"]
-    assert told == str(named["http"])
+    (variable,) = (v for v in api["env"] if v["name"] == "RMADAPTER_API_METRICS_PORT")
+    assert told == str(named["metrics"]) == variable["value"]
     policy = of_kind(objects, "NetworkPolicy")["api"]["spec"]
     used += [port["port"] for rule in policy["ingress"] for port in rule["ports"]]
-    assert len(used) == 5
+    assert len(used) == 6
     assert set(used) == set(named)
 
 
 def test_a_workers_metrics_are_where_prometheus_is_told(objects: list[Object]) -> None:
     pod = pods(objects)["worker"]
     (port,) = container(pod)["ports"]
-    (variable,) = container(pod)["env"]
-    assert variable["name"] == "RMADAPTER_WORKER_METRICS_PORT"
+    (variable,) = (v for v in container(pod)["env"] if v["name"] == "RMADAPTER_WORKER_METRICS_PORT")
     told = pod["metadata"]["annotations"]["prometheus.io/port"]
     assert variable["value"] == told == str(port["containerPort"])
     (rule,) = of_kind(objects, "NetworkPolicy")["worker"]["spec"]["ingress"]
@@ -113,15 +119,42 @@ def test_a_workers_metrics_are_where_prometheus_is_told(objects: list[Object]) -
 def test_the_images_folders_of_weights_and_graphs_are_volumes(objects: list[Object]) -> None:
     image = (ROOT / "docker/Dockerfile").read_text()
     folders = {re.search(rf"{name}=(\S+)", image)[1] for name in ("HF_HOME", "RMADAPTER_CACHE_DIR")}
-    for pod in pods(objects).values():
-        (container,) = pod["spec"]["containers"]
-        assert folders <= {mount["mountPath"] for mount in container["volumeMounts"]}
+    for name in ("api", "worker"):
+        mounted = {mount["mountPath"] for mount in container(pods(objects)[name])["volumeMounts"]}
+        assert folders <= mounted
+
+
+def test_weights_are_fetched_by_one_job_and_read_only_for_all_others(objects: list[Object]) -> None:
+    writers = set()
+    for name, pod in pods(objects).items():
+        (mount,) = (m for m in container(pod)["volumeMounts"] if m["name"] == "weights")
+        (volume,) = (v for v in pod["spec"]["volumes"] if v["name"] == "weights")
+        claim = volume["persistentVolumeClaim"]
+        assert claim["claimName"] in of_kind(objects, "PersistentVolumeClaim")
+        if not mount.get("readOnly"):
+            writers.add(name)
+        else:
+            assert claim["readOnly"]
+            assert {"name": "HF_HUB_OFFLINE", "value": "1"} in container(pod)["env"]
+    assert writers == {"weights"}
+
+
+def test_only_the_weights_job_has_a_way_to_the_internet(objects: list[Object]) -> None:
+    open_to_all = {
+        name
+        for name, policy in of_kind(objects, "NetworkPolicy").items()
+        for rule in policy["spec"].get("egress", [])
+        if "to" not in rule
+    }
+    assert open_to_all == {"weights"}
+    for policy in of_kind(objects, "NetworkPolicy").values():
+        assert all("from" in rule for rule in policy["spec"].get("ingress", []))
 
 
 def test_every_temporary_volume_has_a_size(objects: list[Object]) -> None:
     for pod in pods(objects).values():
         sizes = [v["emptyDir"].get("sizeLimit") for v in pod["spec"]["volumes"] if "emptyDir" in v]
-        assert len(sizes) == 3
+        assert sizes
         assert all(sizes)
 
 
@@ -142,7 +175,7 @@ def test_commands_and_settings_are_the_services(objects: list[Object]) -> None:
         for source in runs["envFrom"]:
             names |= set(maps[source["configMapRef"]["name"]]["data"])
         assert "RMADAPTER_BLOB_URL" in names
-        assert names <= SETTINGS | {"AWS_REGION"}
+        assert names <= SETTINGS | {"AWS_REGION", "HF_HUB_OFFLINE"}
 
 
 def test_no_service_puts_variables_into_the_settings(objects: list[Object]) -> None:
@@ -155,7 +188,7 @@ def test_secrets_are_mounted_where_the_service_reads_them(
     hidden = {n for n, f in Settings.model_fields.items() if SecretStr in _parts(f.annotation)}
     keys = {k for k in secret["stringData"] if k.startswith("rmadapter_")}
     assert keys == {f"rmadapter_{name}" for name in hidden | {"redis_url"}}
-    for pod in pods(objects).values():
+    for pod in servers(objects).values():
         (volume,) = [v for v in pod["spec"]["volumes"] if "secret" in v]
         assert volume["secret"]["secretName"] == secret["metadata"]["name"]
         places = {m["name"]: m["mountPath"] for m in container(pod)["volumeMounts"]}
@@ -174,7 +207,8 @@ def test_keda_reads_the_list_that_the_queue_is(objects: list[Object], secret: Ob
 
 
 def test_pods_have_longer_to_stop_than_the_service_takes(objects: list[Object]) -> None:
-    grace = {n: p["spec"]["terminationGracePeriodSeconds"] for n, p in pods(objects).items()}
+    pods_ = servers(objects)
+    grace = {n: p["spec"]["terminationGracePeriodSeconds"] for n, p in pods_.items()}
     api = {e["name"]: e["value"] for e in container(pods(objects)["api"])["env"]}
     assert grace["api"] > float(api["RMADAPTER_DRAIN_SECONDS"]) + 30
     assert grace["worker"] > STOP_MS / 1000
@@ -184,13 +218,13 @@ def test_pods_have_a_gpu_and_few_rights(objects: list[Object]) -> None:
     for pod in pods(objects).values():
         assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
         assert pod["spec"]["automountServiceAccountToken"] is False
-        runs = container(pod)
-        assert runs["resources"]["limits"]["nvidia.com/gpu"] == 1
-        assert runs["securityContext"] == {
+        assert container(pod)["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
+    for pod in servers(objects).values():
+        assert container(pod)["resources"]["limits"]["nvidia.com/gpu"] == 1
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:

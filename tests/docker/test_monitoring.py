@@ -9,7 +9,6 @@ import yaml
 from prometheus_client import REGISTRY
 
 from service import metrics
-from service.settings import Settings
 from tests.support.compose import MAIN, load
 from tests.support.paths import ROOT
 
@@ -89,8 +88,11 @@ def test_prometheus_asks_the_ports_that_compose_opens() -> None:
         for config in job["dns_sd_configs"]
         for name in config["names"]
     }
-    worker = services["worker"]["environment"]["RMADAPTER_WORKER_METRICS_PORT"]
-    assert asked == {"api": Settings.model_fields["port"].default, "worker": int(worker)}
+    served = {
+        name: int(services[name]["environment"][f"RMADAPTER_{name.upper()}_METRICS_PORT"])
+        for name in ("api", "worker")
+    }
+    assert asked == served
 
 
 def test_what_prometheus_and_grafana_read_is_mounted() -> None:

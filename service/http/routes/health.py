@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from adapters.errors import RMAdapterError
 from service import metrics
+from service.errors import NotFound
 from service.http.auth import ComponentsDep
 from service.http.examples import HEALTHY, METRICS, READY
 from service.wiring import Components
@@ -51,7 +52,12 @@ async def readyz(components: ComponentsDep) -> JSONResponse:
     "/metrics", summary="Metrics for Prometheus", response_class=Response, responses=METRICS
 )
 def metrics_text(components: ComponentsDep) -> Response:
-    """Answers in Prometheus's text format. Needs no key; keep it inside your network."""
+    """Answers in Prometheus's text format. Needs no key; keep it inside your network.
+
+    404 if RMADAPTER_API_METRICS_PORT serves them on a port of their own.
+    """
+    if components.settings.api_metrics_port:
+        raise NotFound("the metrics have a port of their own")
     with suppress(RMAdapterError):  # Redis is away: the last number stands
         metrics.OPEN_JOBS.set(components.records.jobs.waiting())
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
