@@ -1,4 +1,4 @@
-.PHONY: setup demo serve test soak check audit bench gpu docs lock
+.PHONY: setup demo serve test soak check audit bench gpu docs lock sbom
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -82,3 +82,9 @@ lock: setup  ## the images' packages: exact versions and hashes
 		$$(for name in $(CUDA_BUILD); do echo --no-emit-package $$name; done) \
 		--output-file docker/requirements.cpu.lock
 	$(BIN)/python -c '$(BACKEND)' | $(COMPILE) - --output-file docker/requirements.build.lock
+
+# Of the Python packages, by the locks. `docker buildx build --sbom=true` lists all that is in an image.
+sbom: setup  ## dist/sbom.gpu.json and dist/sbom.cpu.json, CycloneDX
+	@mkdir -p dist
+	for kind in gpu cpu; do $(BIN)/cyclonedx-py requirements docker/requirements.$$kind.lock \
+		--output-format JSON --output-file dist/sbom.$$kind.json; done

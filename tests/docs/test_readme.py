@@ -26,6 +26,7 @@ COMMANDS = (
     "pytest",
     "curl",
     "docker/make-secrets.sh",
+    "docker/pin.sh",
 )
 # A command's beginning, the longest that fits, and what runs it: a test, or the script of a clean
 # checkout.
@@ -67,11 +68,15 @@ RUN_BY = {
     "make docs": "tests/docs/test_site.py",
     "curl": "tests/docs/test_examples.py",
     "docker/make-secrets.sh": "tests/conftest.py",
+    "docker/pin.sh": "tests/docker/test_pin.py",
+    "docker buildx build": ".github/workflows/ci.yml",
+    "make sbom": "tests/docker/test_sbom.py",
     "docker compose": "tests/docker/test_compose_runs.py",  # as processes
     "kubectl apply": "tests/docker/test_kubernetes.py",  # against Kubernetes's own schema
 }
 # What no test runs, and why.
 NOT_RUN = {
+    "kubectl -n rmadapter wait": "needs a cluster",
     "kubectl -n rmadapter exec": "needs a cluster; what it runs there, tenants create, is tested",
     "python -m tests.soak.image": "is itself the Dockerfile's test; root, a gigabyte of packages",
 }
@@ -103,7 +108,10 @@ def commands() -> list[tuple[str, str]]:
 
 def _is_command(text: str) -> bool:
     words = _without_variables(text.split())
-    return (len(words) > 1 and words[0] in COMMANDS) or text == "docker/make-secrets.sh"
+    return (len(words) > 1 and words[0] in COMMANDS) or text in (
+        "docker/make-secrets.sh",
+        "docker/pin.sh",
+    )
 
 
 def _without_variables(words: list[str]) -> list[str]:
@@ -172,6 +180,9 @@ def _rmadapter(words: list[str]) -> None:
 
 
 def _docker(words: list[str]) -> None:
+    if words[1] == "buildx":
+        assert " ".join(words[:3]) in (ROOT / ".github/workflows/ci.yml").read_text()
+        return
     assert words[1] == "compose", words
     files = [words[i + 1] for i, word in enumerate(words) if word == "-f"]
     assert [file for file in files if not (ROOT / file).exists()] == []
@@ -192,6 +203,11 @@ def _kubectl(words: list[str]) -> None:
             f"kind: Deployment\nmetadata:\n  name: {name}\n"
             in (ROOT / "docker" / "kubernetes" / f"{name}.yaml").read_text()
         )
+        return
+    if "wait" in words:  # for an object of ours
+        (kind, name) = words[-1].split("/")
+        text = (ROOT / "docker" / "kubernetes" / f"{name}.yaml").read_text()
+        assert f"kind: {kind.capitalize()}\nmetadata:\n  name: {name}\n" in text
         return
     place = next(words[i + 1] for i, word in enumerate(words) if word in ("-k", "-f"))
     assert (ROOT / place).exists(), place
