@@ -56,8 +56,8 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         "auto",
-        description="auto: bf16 on CUDA, and on a CPU that multiplies bf16 where it is measured to be"
-        " the fastest, else fp32; int8: on a CPU, 1.8 times as fast with ViT-B-16",
+        description="auto: bf16 on CUDA, and on a CPU that multiplies bf16 where it is measured to"
+        " be the fastest, else fp32; int8: on a CPU, 1.8 times as fast with ViT-B-16",
     )
     backend: Literal["auto", "torch", "onnx"] = Field(
         "auto",
