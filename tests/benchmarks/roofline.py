@@ -30,10 +30,8 @@ from training.fit import default_settings
 _FREE = ("device", "_unsafe_view")  # no kernel, though their results are no views
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 PRODUCTS = 0.6  # share of the published rate that large matrix products reach
-SHORTEST, START = (
-    2e-6,
-    6e-6,
-)  # seconds: of any kernel on the card; of a start by PyTorch on the host
+SHORTEST = 2e-6  # seconds of any kernel on the card
+START = 6e-6  # seconds of the host for PyTorch to start one
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,7 @@ def estimate(clip: FrozenCLIP, bank: Bank, rows: int, adapters: int, card: Card)
 
 
 def estimates(name: str, precision: Precision = "bf16") -> Iterator[tuple[int, Estimate]]:
-    """(adapters of a batch, its estimate) for one adapter in all rows, and one of its own in each."""
+    """(adapters of a batch, its estimate): one adapter in all rows, and one of its own in each."""
     clip = load_clip(name)
     place = default_settings(clip).adapter
     first = place.image_first, place.text_first
@@ -144,9 +142,9 @@ def main(name: str) -> None:
     """Prints the table."""
     title = f"{name} in bf16 on one {H100.name}: a model, not measured"
     table = Table(title=title)
-    columns = ("pictures", "adapters", "kernels", "GFLOP a picture", "MB a picture")
-    for column in (*columns, "pictures/s eager", "pictures/s as a graph", "eager waits for"):
-        table.add_column(column, justify="right")
+    columns = ("pictures", "adapters", "kernels", "GFLOP each", "MB each", "eager/s", "graph/s")
+    for column in (*columns, "eager waits for"):
+        table.add_column(column, justify="right", no_wrap=True)
     for adapters, e in estimates(name):
         table.add_row(
             str(e.rows),
