@@ -11,7 +11,7 @@ Both send what the same functions below make. A call without a method of its own
 """
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -42,9 +42,10 @@ class Call(NamedTuple):
     options: Json
 
 
-def create_dataset(name: str) -> Call:
-    """Makes an empty data set."""
-    return Call("POST", "/v1/datasets", {"json": {"name": name}})
+def create_dataset(name: str, tags: Mapping[str, str] | None = None) -> Call:
+    """Makes an empty data set; `tags` are ids of its classes in the tool they come from."""
+    body: Json = {"name": name} | ({"tags": dict(tags)} if tags else {})
+    return Call("POST", "/v1/datasets", {"json": body})
 
 
 def upload_archive(dataset: str, name: str, archive: Any) -> Call:
@@ -127,9 +128,9 @@ class Client:
             if cursor is None:
                 return
 
-    def create_dataset(self, name: str) -> str:
+    def create_dataset(self, name: str, tags: Mapping[str, str] | None = None) -> str:
         """Its id."""
-        return str(self._do(create_dataset(name))["dataset"])
+        return str(self._do(create_dataset(name, tags))["dataset"])
 
     def upload_archive(self, dataset: str, archive: Path) -> Json:
         """A zip or tar with a folder per class."""
@@ -224,9 +225,9 @@ class AsyncClient:
             if cursor is None:
                 return
 
-    async def create_dataset(self, name: str) -> str:
+    async def create_dataset(self, name: str, tags: Mapping[str, str] | None = None) -> str:
         """Its id."""
-        return str((await self._do(create_dataset(name)))["dataset"])
+        return str((await self._do(create_dataset(name, tags)))["dataset"])
 
     async def upload_archive(self, dataset: str, archive: Path) -> Json:
         """A zip or tar with a folder per class."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -63,6 +64,16 @@ class Named(_In):
     model_config = _example({"name": "flowers of our meadow"})
 
     name: Name
+
+
+class DatasetIn(Named):
+    """A new data set; `tags` are the ids that its classes have in the tool they come from."""
+
+    tags: dict[Name, UUID] = Field(
+        {},
+        max_length=1000,
+        description="UUIDs by class, which Custom Vision's clients get as `tagId` of an adapter",
+    )
 
 
 class TenantOut(BaseModel):
@@ -168,6 +179,7 @@ class DatasetOut(BaseModel):
     created_at: str
     images: int
     labels: dict[str, int]
+    tags: dict[str, str] = Field({}, description="ids of classes in the tool they come from")
 
     @classmethod
     def of(cls, dataset: Dataset) -> "DatasetOut":
@@ -178,6 +190,7 @@ class DatasetOut(BaseModel):
             created_at=dataset.created_at,
             images=sum(dataset.labels.values()),
             labels=dataset.labels,
+            tags=dataset.tags,
         )
 
 

@@ -205,7 +205,7 @@ async def _prediction(
 def _tag(version: Version, label: str, score: float) -> TagPredictionOut:
     return TagPredictionOut(
         probability=score,
-        tagId=_id(version, "tag", label),
+        tagId=version.tags.get(label) or _id(version, "tag", label),
         tagName=label,
         tagType="Negative" if label.lower() == _NEGATIVE else "Regular",
     )
