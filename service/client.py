@@ -174,6 +174,16 @@ class Client:
         answer: Json = self._do(publish(adapter, version))
         return answer
 
+    def artifact(self, adapter: str, version: int) -> bytes:
+        """A version's file, in the safetensors format."""
+        try:
+            response = self.http.get(f"/v1/adapters/{adapter}/versions/{version}/artifact")
+        except httpx.HTTPError as error:
+            raise _unreached(self.http.base_url, error) from error
+        if response.is_error:
+            raise _refusal(response)
+        return response.content
+
     def classify(
         self,
         files: Sequence[File],
@@ -269,6 +279,16 @@ class AsyncClient:
         """Makes a version live, a newer or an older one; the adapter."""
         answer: Json = await self._do(publish(adapter, version))
         return answer
+
+    async def artifact(self, adapter: str, version: int) -> bytes:
+        """A version's file, in the safetensors format."""
+        try:
+            response = await self.http.get(f"/v1/adapters/{adapter}/versions/{version}/artifact")
+        except httpx.HTTPError as error:
+            raise _unreached(self.http.base_url, error) from error
+        if response.is_error:
+            raise _refusal(response)
+        return response.content
 
     async def classify(
         self,
