@@ -73,4 +73,5 @@ def _texts(clip: FrozenCLIP, portable: Portable) -> dict[str, str]:
         "about.json": json.dumps(about, indent=2),
         "LICENCE-WEIGHTS.txt": portable.licence.text,
         "predict.py": (_HERE / "predict.py").read_text(),
+        "index.html": (_HERE / "index.html").read_text(),
     }

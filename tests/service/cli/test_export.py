@@ -2,18 +2,26 @@
 
 import base64
 import json
+import re
 import runpy
 import subprocess
 import sys
+import tarfile
+import threading
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from adapters.artifact import Artifact, encode_artifact
 from adapters.clip import FrozenCLIP
@@ -25,6 +33,8 @@ from service.demo.__main__ import PHOTOS
 from service.portable import Portable, write_portable
 from service.portable.licences import licence_of
 from tests.support.api import Api
+from tests.support.console import CHROMIUM, QUIET
+from tests.support.paths import ROOT
 from tests.support.random_adapters import manifest_of, random_weights
 
 CLASSES = ("crab", "lotus", "cup")
@@ -119,6 +129,7 @@ def test_the_zip_has_what_a_reader_needs(folder: Path, with_head: Artifact) -> N
     assert sorted(file.name for file in folder.iterdir()) == [
         "LICENCE-WEIGHTS.txt",
         "about.json",
+        "index.html",
         "labels.json",
         "model.onnx",
         "predict.py",
@@ -152,6 +163,78 @@ def test_the_program_sees_a_photo_as_the_service_does(
         photo.convert("RGB").resize((531, 400)).save(file, kind, exif=exif)
     seen = runpy.run_path(str(folder / "predict.py"))["pixels"](str(file))[0]
     assert np.array_equal(seen, decode_image(file.read_bytes(), clip.spec))
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dist folder of the npm package that the page names, by its version."""
+    page = (ROOT / "service" / "portable" / "index.html").read_text()
+    (version,) = set(re.findall(r"onnxruntime-web@([0-9.]+)/", page))
+    place = tmp_path_factory.mktemp("npm")
+    command = ["npm", "pack", f"onnxruntime-web@{version}"]
+    try:
+        subprocess.run(command, cwd=place, check=True, capture_output=True, timeout=120)
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"needs npm and its registry: {error}")
+    with tarfile.open(next(place.glob("*.tgz"))) as archive:
+        archive.extractall(place, filter="data")
+    return place / "package" / "dist"
+
+
+@pytest.fixture
+def page(folder: Path, runtime: Path) -> Iterator[Page]:
+    """The page of the zip in a real browser, served as plain files."""
+    handler = partial(QuietFiles, directory=str(folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def from_npm(route: Route) -> None:
+        file = runtime / Path(urlsplit(route.request.url).path).name
+        kind = "application/wasm" if file.suffix == ".wasm" else "text/javascript"
+        headers = {"access-control-allow-origin": "*", "content-type": kind}
+        route.fulfill(body=file.read_bytes(), headers=headers)
+
+    if CHROMIUM is None:
+        pytest.skip("needs chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        opened = browser.new_page()
+        opened.route("https://cdn.jsdelivr.net/**", from_npm)
+        opened.goto(f"http://127.0.0.1:{server.server_port}/")
+        yield opened
+        browser.close()
+    server.shutdown()
+    server.server_close()
+
+
+class QuietFiles(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_page_in_the_zip_answers_in_a_browser_as_the_program_does(
+    page: Page, folder: Path, tmp_path: Path
+) -> None:
+    turned = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(ASKED[5]) as photo:
+        photo.convert("RGB").resize((401, 530)).save(turned, exif=exif, quality=95)
+    photos = [*ASKED[::5], turned]
+    expect(page.get_by_role("status")).to_have_text("Ready.", timeout=60_000)
+    for photo, expected in zip(photos, predicted(folder, *photos), strict=True):
+        page.get_by_label("A photo:").set_input_files(photo)
+        expect(page.get_by_role("status")).to_have_text(re.compile(r"^\d+ ms$"), timeout=60_000)
+        rows = [row.split("\t") for row in page.locator("tbody").inner_text().splitlines()]
+        assert {name: float(score) for name, score in rows} == pytest.approx(expected, abs=0.02)
+        page.evaluate("document.querySelector('[role=status]').textContent = ''")
+
+
+def test_the_page_says_that_a_file_is_no_photo(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "notes.jpg").write_bytes(b"no photo")
+    expect(page.get_by_role("status")).to_have_text("Ready.", timeout=60_000)
+    page.get_by_label("A photo:").set_input_files(tmp_path / "notes.jpg")
+    expect(page.get_by_role("status")).to_contain_text("could not be read")
 
 
 def test_int8_is_smaller_and_nearly_the_same(
