@@ -11,7 +11,7 @@ import ipaddress
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import httpx
@@ -20,7 +20,7 @@ from service import __version__
 from service.errors import BadUrl, Problem, TooLarge, TooMany, Unavailable
 from service.settings import Settings
 
-_MOST_REDIRECTS = 3
+_MOST_REDIRECTS, _MOST_ADDRESSES = 3, 4
 _MOST, _MOST_OF_TENANT = 64, 8  # fetches at once: each holds a connection and a picture
 _MOST_URL = 2048  # characters
 _PORTS = 2**16
@@ -113,12 +113,10 @@ class Fetcher:
 
     async def _follow(self, given: str) -> bytes:
         url = _parsed(given)
-        async with httpx.AsyncClient(
-            verify=self._tls, trust_env=False, timeout=self._limits.seconds
-        ) as client:
+        timeout = httpx.Timeout(self._limits.seconds, connect=self._limits.seconds / 3)
+        async with httpx.AsyncClient(verify=self._tls, trust_env=False, timeout=timeout) as client:
             for _ in range(_MOST_REDIRECTS + 1):
-                request = await self._request(client, url)
-                response = await client.send(request, stream=True)
+                response = await self._send(client, url)
                 try:
                     if response.status_code not in _REDIRECTS:
                         return await self._body(response)
@@ -127,25 +125,25 @@ class Fetcher:
                     await response.aclose()
         raise _bad(f"over {_MOST_REDIRECTS} redirects")
 
-    async def _request(self, client: httpx.AsyncClient, url: httpx.URL) -> httpx.Request:
-        """A request to the address that was looked at; host and certificate stay the name's."""
-        address = await self._address(url)
-        return client.build_request(
-            "GET",
-            url.copy_with(host=str(address)),
-            headers=_HEADERS | {"Host": url.netloc.decode("ascii")},
-            extensions={"sni_hostname": url.raw_host.decode("ascii")},
-        )
+    async def _send(self, client: httpx.AsyncClient, url: httpx.URL) -> httpx.Response:
+        """The head of an answer from the first of the host's addresses that takes a connection."""
+        *others, last = [_request(client, url, address) for address in await self._addresses(url)]
+        for request in others:
+            with suppress(httpx.ConnectError, httpx.ConnectTimeout):
+                return await client.send(request, stream=True)
+        return await client.send(last, stream=True)
 
-    async def _address(self, url: httpx.URL) -> Address:
+    async def _addresses(self, url: httpx.URL) -> list[Address]:
+        """Where the host is, each address once."""
         port = url.port or (443 if url.scheme == "https" else 80)
         found = await asyncio.get_running_loop().getaddrinfo(
             url.raw_host.decode("ascii").strip("[]"), port, type=socket.SOCK_STREAM
         )
-        addresses = [ipaddress.ip_address(str(where[4][0]).partition("%")[0]) for where in found]
+        names = dict.fromkeys(str(where[4][0]).partition("%")[0] for where in found)
+        addresses = [ipaddress.ip_address(name) for name in names]
         if not addresses or not (self._limits.private or all(map(is_public, addresses))):
             raise _bad("its host is not at a public address")
-        return addresses[0]
+        return addresses[:_MOST_ADDRESSES]
 
     async def _body(self, response: httpx.Response) -> bytes:
         if response.status_code != httpx.codes.OK:
@@ -158,6 +156,16 @@ class Fetcher:
             if len(body) > self._limits.size:
                 raise TooLarge(f"what the URL leads to is over {self._limits.size:,} bytes")
         return bytes(body)
+
+
+def _request(client: httpx.AsyncClient, url: httpx.URL, address: Address) -> httpx.Request:
+    """A request to an address that was looked at; host and certificate stay the name's."""
+    return client.build_request(
+        "GET",
+        url.copy_with(host=str(address)),
+        headers=_HEADERS | {"Host": url.netloc.decode("ascii")},
+        extensions={"sni_hostname": url.raw_host.decode("ascii")},
+    )
 
 
 def is_public(address: Address) -> bool:

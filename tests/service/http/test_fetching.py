@@ -3,12 +3,16 @@
 import asyncio
 import ipaddress
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import httpx
 import pytest
 
 from adapters.clip import FrozenCLIP
@@ -21,7 +25,7 @@ from tests.support.api import Api, start_api
 from tests.support.random_adapters import add_version
 from training.data import Sample
 
-OPEN = FetchLimits(allowed=True, private=True, seconds=2.0, size=50_000)
+OPEN = FetchLimits(allowed=True, private=True, seconds=2.5, size=50_000)
 GUARDED = FetchLimits(allowed=True, private=False, seconds=2.0, size=50_000)
 BODY = b"a picture's bytes"
 
@@ -35,6 +39,12 @@ class Site:
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.port}{path}"
+
+
+class Patient(ThreadingHTTPServer):
+    """Lets more connections wait than five."""
+
+    request_queue_size = 64
 
 
 @pytest.fixture
@@ -60,13 +70,13 @@ def site(samples: list[Sample]) -> Iterator[Site]:
             self.end_headers()
             if what == "slow":
                 self.wfile.write(body[:1])
-                time.sleep(3)
+                time.sleep(6)
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Patient(("127.0.0.1", 0), Handler)
     found = Site(server.server_port)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield found
@@ -148,9 +158,10 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     real = socket.getaddrinfo
 
     def resolve(host: str, port: int, *rest: object, **named: object) -> list[object]:
-        if host in answers:
-            host = answers[host].pop(0)
-        return real(host, port, *rest, **named)  # type: ignore[return-value, arg-type]
+        """An answer may name several addresses, with spaces between."""
+        hosts = answers[host].pop(0).split() if host in answers else [host]
+        found = [real(one, port, *rest, **named) for one in hosts]  # type: ignore[arg-type]
+        return [address for some in found for address in some]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     return answers
@@ -164,7 +175,9 @@ def public_site(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
     return site
 
 
-@pytest.mark.parametrize("address", ["169.254.169.254", "127.0.0.2", "::1", "10.0.0.1"])
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "127.0.0.2", "::1", "10.0.0.1", "127.0.0.1 10.0.0.1"]
+)
 def test_a_name_that_resolves_to_a_private_address_is_refused(
     public_site: Site, names: dict[str, list[str]], address: str
 ) -> None:
@@ -180,6 +193,13 @@ def test_a_name_is_resolved_once_and_asked_for_by_its_name(
     names["pictures.example"] = ["127.0.0.1"]  # a second question would be an error
     assert fetch(GUARDED, public_site.url("/file", "pictures.example")) == BODY
     assert public_site.asked == [("/file", f"pictures.example:{public_site.port}")]
+
+
+def test_the_next_address_of_a_host_is_asked_where_the_first_takes_no_connection(
+    site: Site, names: dict[str, list[str]]
+) -> None:
+    names["pictures.example"] = ["::1 127.0.0.1"]  # the site listens on the second alone
+    assert fetch(OPEN, site.url("/file", "pictures.example")) == BODY
 
 
 @pytest.mark.parametrize(
@@ -208,6 +228,48 @@ def test_a_redirect_to_a_name_that_resolves_to_a_private_address_is_refused(
         fetch(GUARDED, public_site.url("/to/http://rebound.example/"))
 
 
+@pytest.fixture
+def secure_site(tmp_path: Path) -> Iterator[tuple[int, ssl.SSLContext]]:
+    """A real HTTPS server with a certificate for pictures.example, and who trusts it."""
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=pictures.example"
+    files = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "certificate")]
+    name = ["-addext", "subjectAltName=DNS:pictures.example"]
+    subprocess.run([*command.split(), *name, *files], check=True, capture_output=True)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(BODY)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port, ssl.create_default_context(cafile=tmp_path / "certificate")
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_certificate_is_checked_against_the_name_not_the_address(
+    secure_site: tuple[int, ssl.SSLContext],
+    names: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port, trusting = secure_site
+    names |= {name: ["127.0.0.1"] * 2 for name in ("pictures.example", "other.example")}
+    with pytest.raises(BadUrl):  # nobody that this machine trusts has signed it
+        fetch(OPEN, f"https://pictures.example:{port}/")
+    monkeypatch.setattr(httpx, "create_ssl_context", lambda **_: trusting)
+    assert fetch(OPEN, f"https://pictures.example:{port}/") == BODY
+    with pytest.raises(BadUrl):
+        fetch(OPEN, f"https://other.example:{port}/")
+
+
 def test_three_redirects_are_followed_and_a_fourth_is_not(site: Site) -> None:
     assert fetch(OPEN, site.url("/to//to//to//file")) == BODY
     with pytest.raises(BadUrl):
@@ -224,7 +286,7 @@ def test_what_is_too_large_too_slow_packed_or_missing_is_refused(
     started = time.monotonic()
     with pytest.raises(error):
         fetch(OPEN, site.url(f"/{path}"))
-    assert time.monotonic() - started < 2.9
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(
