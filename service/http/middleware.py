@@ -101,13 +101,12 @@ class BodyLimits:
     """The largest body in bytes, by what it holds.
 
     Forms carry files and are read piece by piece. JSON is held in memory as a whole: pictures in
-    base64 on the routes that classify, a few names everywhere else. A picture may also be the body
-    itself, in the routes of Custom Vision's API.
+    base64 on the routes that classify, a few names everywhere else.
     """
 
     form: int
     pictures: int
-    picture: int
+    picture: int  # a body that is a picture itself, as Custom Vision's API takes it
     records: int = 64 * 2**10
 
     @classmethod
