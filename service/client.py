@@ -11,7 +11,7 @@ Both send what the same functions below make. A call without a method of its own
 """
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -42,9 +42,10 @@ class Call(NamedTuple):
     options: Json
 
 
-def create_dataset(name: str) -> Call:
-    """Makes an empty data set."""
-    return Call("POST", "/v1/datasets", {"json": {"name": name}})
+def create_dataset(name: str, tags: Mapping[str, str] | None = None) -> Call:
+    """Makes an empty data set; `tags` are ids of its classes in the tool they come from."""
+    body: Json = {"name": name} | ({"tags": dict(tags)} if tags else {})
+    return Call("POST", "/v1/datasets", {"json": body})
 
 
 def upload_archive(dataset: str, name: str, archive: Any) -> Call:
@@ -127,9 +128,9 @@ class Client:
             if cursor is None:
                 return
 
-    def create_dataset(self, name: str) -> str:
+    def create_dataset(self, name: str, tags: Mapping[str, str] | None = None) -> str:
         """Its id."""
-        return str(self._do(create_dataset(name))["dataset"])
+        return str(self._do(create_dataset(name, tags))["dataset"])
 
     def upload_archive(self, dataset: str, archive: Path) -> Json:
         """A zip or tar with a folder per class."""
@@ -172,6 +173,16 @@ class Client:
         """Makes a version live, a newer or an older one; the adapter."""
         answer: Json = self._do(publish(adapter, version))
         return answer
+
+    def artifact(self, adapter: str, version: int) -> bytes:
+        """A version's file, in the safetensors format."""
+        try:
+            response = self.http.get(f"/v1/adapters/{adapter}/versions/{version}/artifact")
+        except httpx.HTTPError as error:
+            raise _unreached(self.http.base_url, error) from error
+        if response.is_error:
+            raise _refusal(response)
+        return response.content
 
     def classify(
         self,
@@ -224,9 +235,9 @@ class AsyncClient:
             if cursor is None:
                 return
 
-    async def create_dataset(self, name: str) -> str:
+    async def create_dataset(self, name: str, tags: Mapping[str, str] | None = None) -> str:
         """Its id."""
-        return str((await self._do(create_dataset(name)))["dataset"])
+        return str((await self._do(create_dataset(name, tags)))["dataset"])
 
     async def upload_archive(self, dataset: str, archive: Path) -> Json:
         """A zip or tar with a folder per class."""
@@ -268,6 +279,16 @@ class AsyncClient:
         """Makes a version live, a newer or an older one; the adapter."""
         answer: Json = await self._do(publish(adapter, version))
         return answer
+
+    async def artifact(self, adapter: str, version: int) -> bytes:
+        """A version's file, in the safetensors format."""
+        try:
+            response = await self.http.get(f"/v1/adapters/{adapter}/versions/{version}/artifact")
+        except httpx.HTTPError as error:
+            raise _unreached(self.http.base_url, error) from error
+        if response.is_error:
+            raise _refusal(response)
+        return response.content
 
     async def classify(
         self,

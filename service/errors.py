@@ -42,6 +42,10 @@ class Invalid(RMAdapterError):
         self.problems = problems
 
 
+class BadUrl(Invalid):
+    """A picture's URL that is not fetched, or gave no picture; says why."""
+
+
 class TooLarge(RMAdapterError):
     """More bytes or files than allowed."""
 

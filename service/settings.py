@@ -108,6 +108,15 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(20 * 2**20, description="one picture as sent")
     max_image_pixels: int = Field(50_000_000, description="one picture unpacked")
     max_images: int = Field(256, description="pictures of one classify request")
+    fetch_urls: bool = Field(
+        False, description="pictures are also fetched from URLs in requests, of public addresses"
+    )
+    fetch_private: bool = Field(
+        False, description="also of private addresses: the server then asks its own network"
+    )
+    fetch_seconds: float = Field(
+        10.0, gt=0, description="for one URL, with the names and redirects on its way"
+    )
     max_classes: int = Field(1000, description="class names of one request")
     max_archive_entries: int = Field(20_000, description="files of one uploaded archive")
     max_archive_bytes: int = Field(2 * 2**30, description="one uploaded archive unpacked")

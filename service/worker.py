@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,7 +20,7 @@ from adapters.clip import FrozenCLIP
 from adapters.errors import RMAdapterError
 from adapters.pixels import ImageLimits
 from service import logs, metrics, tracing
-from service.errors import Conflict, Unavailable
+from service.errors import Conflict, NotFound, Unavailable
 from service.records import Records
 from service.records.adapters import Version, summary
 from service.records.fit_params import FitParams
@@ -212,6 +212,7 @@ class RecordedJobs:
             "settings": outcome.settings.to_dict(),
             "metrics": outcome.metrics | {"dataset": dataset},
             "data_digest": outcome.data_digest,
+            "tags": self._tags(job, dataset, outcome.classes),
         }
         return Manifest(
             clip=clip.name,
@@ -227,6 +228,14 @@ class RecordedJobs:
             created_at=now(),
             info=info,
         )
+
+    def _tags(self, job: FitJob, dataset: str, classes: Sequence[str]) -> dict[str, str]:
+        """The ids that a tool gave to these classes; none where the data set has gone meanwhile."""
+        try:
+            tags = self._records.datasets.get(job.tenant, dataset).tags
+        except NotFound:
+            return {}
+        return {name: tags[name] for name in classes if name in tags}
 
     def _publish(self, version: Version, publish: bool | str) -> bool:
         if publish is False:

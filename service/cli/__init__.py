@@ -11,6 +11,7 @@ from rich.text import Text
 
 from service import __version__, logs, tracing
 from service.cli.evaluate import evaluate_app
+from service.cli.export import export
 from service.cli.importers import Labelled, from_folder
 from service.cli.imports import import_app
 from service.cli.tenants import keys_app, tenants_app
@@ -243,6 +244,9 @@ def publish(
     """
     with errors(), connected() as client:
         client.publish(adapter, version)
+
+
+app.command()(export)
 
 
 @app.command()

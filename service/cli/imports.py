@@ -1,5 +1,6 @@
 """`rmadapter import …`: photos that another tool has labelled, counted, then sent."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from service.cli.importers import (
     from_label_studio,
     from_voc,
 )
+from service.cli.importers.custom_vision_api import download
 from service.cli.terminal import JsonFlag, connected, errors, out, print_json
 from service.cli.upload import counted, show_count, upload_classes
 
@@ -24,21 +26,39 @@ import_app = typer.Typer(no_args_is_help=True, help="Photos that another tool ha
 
 DatasetName = Annotated[str | None, typer.Option(help="of the new data set")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="only count what would be sent")]
+_TRAINING_KEY = "CUSTOM_VISION_TRAINING_KEY"
 _MAX_NAME = 100  # characters of a data set's name
 
 
 @import_app.command("custom-vision")
 def import_custom_vision(
     path: Annotated[Path, typer.Argument(help="a folder with photos and GetTaggedImages' JSON")],
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="of the Azure resource: the project is downloaded to the folder first, with the"
+            " training key in CUSTOM_VISION_TRAINING_KEY"
+        ),
+    ] = None,
+    project: Annotated[str | None, typer.Option(help="the project's id, for --endpoint")] = None,
     name: DatasetName = None,
     dry_run: DryRun = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """An Azure Custom Vision project's images and tags.
+    """An Azure Custom Vision project's images and tags; tags keep their ids.
 
     Example: rmadapter import custom-vision ./export
     """
-    _import(path, name, dry_run, as_json, from_custom_vision)
+
+    def read(folder: Path) -> Labelled:
+        if endpoint is not None:
+            key = os.environ.get(_TRAINING_KEY)
+            if project is None or not key:
+                raise BadImport(f"--endpoint needs --project, and {_TRAINING_KEY} set")
+            download(endpoint, project, key, folder)
+        return from_custom_vision(folder)
+
+    _import(path, name, dry_run, as_json, read)
 
 
 @import_app.command("csv")
@@ -153,7 +173,8 @@ def _show_dry_run(labelled: Labelled, as_json: bool) -> None:
 
 def _send(name: str, labelled: Labelled, as_json: bool) -> None:
     with connected() as client:
-        dataset = client.create_dataset(name)
+        tags = {label: labelled.tags[label] for label in labelled.classes if label in labelled.tags}
+        dataset = client.create_dataset(name, tags)
         taken = upload_classes(client, dataset, labelled)
     if as_json:
         answer = {"dataset": dataset, "accepted": taken}

@@ -38,11 +38,24 @@ from service.errors import (
     Unavailable,
     problems_of,
 )
+from service.http import custom_vision
 from service.http.auth import Gate
 from service.http.document import generate, operation_id
+from service.http.fetching import Fetcher, FetchLimits
 from service.http.forms import accept_extended_file_names
-from service.http.middleware import BodyLimit, BodyLimits, Observe, Prefix
-from service.http.routes import adapters, classify, datasets, docs, health, jobs, keys, tenants, web
+from service.http.middleware import BodyLimit, BodyLimits, Observe, Prefix, route_path
+from service.http.routes import (
+    adapters,
+    classify,
+    datasets,
+    docs,
+    health,
+    jobs,
+    keys,
+    predict,
+    tenants,
+    web,
+)
 from service.http.schemas import ProblemOut
 from service.http.watching import Watch
 from service.wiring import Components
@@ -68,6 +81,11 @@ _STATUS: dict[type[RMAdapterError], tuple[int, str]] = {
 }
 _TAGS = [
     {"name": "classify", "description": "Answers for photos and texts. Any key of a tenant."},
+    {
+        "name": "custom vision",
+        "description": "Azure Custom Vision's prediction API, for apps that move here."
+        " Any key of a tenant.",
+    },
     {
         "name": "data sets",
         "description": "Labelled photos, to fit an adapter on. Needs a `manage` key.",
@@ -106,6 +124,7 @@ def create_app(components: Components) -> FastAPI:
     accept_extended_file_names()
     app = _bare(lifespan)
     app.state.components = components
+    app.state.fetcher = Fetcher(FetchLimits.of(components.settings))
     app.state.watch = Watch(components.records.jobs.get)
     _include(app)
     web.mount(app)
@@ -117,6 +136,7 @@ def create_app(components: Components) -> FastAPI:
             CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
         )
     app.add_middleware(Observe)
+    app.add_middleware(custom_vision.CustomVision)
     app.add_middleware(Prefix, prefix=components.settings.root_path())
     app.add_exception_handler(RMAdapterError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
@@ -148,7 +168,7 @@ def _bare(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
 
 
 def _include(app: FastAPI) -> None:
-    for routes in (tenants, keys, datasets, jobs, adapters, classify, health):
+    for routes in (tenants, keys, datasets, jobs, adapters, classify, predict, health):
         app.include_router(routes.router)
 
 
@@ -169,13 +189,13 @@ def _on_domain_error(request: Request, error: Exception) -> JSONResponse:
         headers["Connection"] = "close"  # else the server goes on reading what it refused
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    return _problem(status, title, str(error), problems, headers)
+    return _problem(request, status, title, str(error), problems, headers, error)
 
 
-def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
+def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems = tuple(problems_of(error.errors()))
-    return _problem(422, "Invalid request", "the request is not valid", problems)
+    return _problem(request, 422, "Invalid request", "the request is not valid", problems)
 
 
 def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
@@ -188,7 +208,8 @@ def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     if isinstance(cause, OSError):
         return _on_system_error(request, cause)
     headers = dict(error.headers or {})
-    return _problem(error.status_code, str(error.detail), str(error.detail), headers=headers)
+    detail = str(error.detail)
+    return _problem(request, error.status_code, detail, detail, headers=headers)
 
 
 def _on_hang_up(request: Request, _: Exception) -> JSONResponse:
@@ -209,16 +230,21 @@ def _on_bug(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %r broke", request.method, request.url.path, exc_info=error)
     headers = {"Connection": "close"}  # the server closes it: a client must not use it again
     detail = "something broke here; the server's log has the reason"
-    return _problem(500, "Internal error", detail, headers=headers)
+    return _problem(request, 500, "Internal error", detail, headers=headers)
 
 
 def _problem(
+    request: Request,
     status: int,
     title: str,
     detail: str,
     problems: tuple[Problem, ...] = (),
     headers: dict[str, str] | None = None,
+    error: Exception | None = None,
 ) -> JSONResponse:
+    """As problem+json; as `code` and `message` where a client of Custom Vision's asks."""
+    if custom_vision.covers(route_path(request.scope)):
+        return custom_vision.refusal(error, status, detail, problems, headers or {})
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": title,

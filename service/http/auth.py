@@ -19,7 +19,7 @@ from starlette.types import Scope as ASGIScope
 from service import logs
 from service.errors import Forbidden, TooSlow, Unauthorized
 from service.http.inflight import FREE, InFlight
-from service.http.middleware import PICTURE_PATHS, route_path
+from service.http.middleware import route_path, takes_pictures
 from service.inference.admission import Admission
 from service.records.tenants import Grant, Scope, hash_key
 from service.wiring import Components
@@ -104,7 +104,7 @@ class Gate:
         path = route_path(scope)
         if path == "/v1/tenants" or path.startswith("/v1/tenants/"):
             raise _needs_admin(grant)
-        if grant.scope != "manage" and path not in PICTURE_PATHS:
+        if grant.scope != "manage" and not takes_pictures(path):
             raise Forbidden(f"the key's scope is {grant.scope}; this needs the scope manage")
         return grant.tenant
 

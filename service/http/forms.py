@@ -26,7 +26,14 @@ def parse_disposition(header: bytes | str | None) -> tuple[bytes, dict[bytes, by
     raw = header.encode("latin-1", "replace") if isinstance(header, str) else header or b""
     if b"filename" not in options and (found := _EXTENDED.search(raw)):
         options[b"filename"] = _decoded(*found.groups()).encode()
+    if options.get(b"name", b"").lower() == _IMAGE_PART:
+        options.setdefault(b"filename", _IMAGE_PART)
     return kind, options
+
+
+# Clients of Azure Custom Vision send a picture's bytes in a part of this name, in any case, without
+# a file's name. Starlette would decode them as text, and refuse more than a megabyte.
+_IMAGE_PART = b"imagedata"
 
 
 def _decoded(charset: bytes, quoted: bytes) -> str:

@@ -13,11 +13,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs, metrics
 from service.errors import TooLarge
+from service.http.custom_vision import takes_picture
 from service.settings import Settings
 
 log = logging.getLogger("rmadapter.access")
 
-PICTURE_PATHS = ("/classify", "/v1/classify", "/v1/embeddings")  # a classify key may call these
+_PICTURE_PATHS = ("/classify", "/v1/classify", "/v1/embeddings")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # others would forge lines of a log
 _UNLOGGED = ("/healthz", "/readyz", "/metrics")  # called every few seconds by machines
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")  # a client may make up any
@@ -27,6 +28,11 @@ def route_path(scope: Scope) -> str:
     """The path that a request asks for, without a proxy's prefix."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
+
+
+def takes_pictures(path: str) -> bool:
+    """Whether a path classifies pictures or embeds them, which a classify key may ask for."""
+    return path in _PICTURE_PATHS or takes_picture(path)
 
 
 class Prefix:
@@ -100,19 +106,23 @@ class BodyLimits:
 
     form: int
     pictures: int
+    picture: int  # a body that is a picture itself, as Custom Vision's API takes it
     records: int = 64 * 2**10
 
     @classmethod
     def of(cls, settings: Settings) -> "BodyLimits":
         """The limits that follow from the settings."""
         most = settings.max_images * (settings.max_image_bytes * 4 // 3 + 1024) + 2**20
-        return cls(settings.max_body_bytes, min(most, settings.max_body_bytes))
+        body = settings.max_body_bytes
+        return cls(body, min(most, body), min(settings.max_image_bytes, body))
 
     def limit(self, path: str, media_type: str) -> int:
         """The largest body of a request to `path`."""
+        if takes_picture(path):  # one picture, with a form's few bytes around it
+            return self.records + (0 if media_type == "application/json" else self.picture)
         if media_type == "multipart/form-data":
             return self.form
-        return self.pictures if path in PICTURE_PATHS else self.records
+        return self.pictures if takes_pictures(path) else self.records
 
 
 class BodyLimit:

@@ -23,3 +23,8 @@ ImagePath = Annotated[
 JobPath = Annotated[str, Path(description="the job's id", examples=["job_0643a1b2c3d4e0123abcd"])]
 AdapterPath = Annotated[str, Path(description="the adapter's name", examples=["flowers"])]
 VersionPath = Annotated[int, Path(description="the version's number", examples=[1])]
+ProjectPath = Annotated[
+    str,
+    Path(description="any id; it comes back", examples=["5b3c9e4c-6b1f-4a7e-9f0d-0a1b2c3d4e5f"]),
+]
+PublishedNamePath = Annotated[str, Path(description="the adapter's name", examples=["flowers"])]

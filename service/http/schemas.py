@@ -3,6 +3,7 @@
 import hashlib
 import json
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -63,6 +64,16 @@ class Named(_In):
     model_config = _example({"name": "flowers of our meadow"})
 
     name: Name
+
+
+class DatasetIn(Named):
+    """A new data set; `tags` are the ids that its classes have in the tool they come from."""
+
+    tags: dict[Name, UUID] = Field(
+        {},
+        max_length=1000,
+        description="UUIDs by class, which Custom Vision's clients get as `tagId` of an adapter",
+    )
 
 
 class TenantOut(BaseModel):
@@ -168,6 +179,7 @@ class DatasetOut(BaseModel):
     created_at: str
     images: int
     labels: dict[str, int]
+    tags: dict[str, str] = Field({}, description="ids of classes in the tool they come from")
 
     @classmethod
     def of(cls, dataset: Dataset) -> "DatasetOut":
@@ -178,6 +190,7 @@ class DatasetOut(BaseModel):
             created_at=dataset.created_at,
             images=sum(dataset.labels.values()),
             labels=dataset.labels,
+            tags=dataset.tags,
         )
 
 
@@ -540,6 +553,53 @@ class ClassifyOut(BaseModel):
     version: int | None
     artifact_sha256: str | None
     results: list[ResultOut]
+
+
+class TagPredictionOut(BaseModel):
+    """A class and its probability, as Custom Vision names them."""
+
+    probability: float
+    tagId: str = Field(description="a UUID that stays the same for a class of an adapter")  # noqa: N815
+    tagName: str  # noqa: N815
+    tagType: Literal["Regular", "Negative"]  # noqa: N815
+
+
+class ImagePredictionOut(BaseModel):
+    """Custom Vision's answer for one picture: all classes, the most probable first."""
+
+    model_config = _example(
+        {
+            "id": "3f76364c-b8ae-4818-a2b2-2794cfbe377a",
+            "project": "5b3c9e4c-6b1f-4a7e-9f0d-0a1b2c3d4e5f",
+            "iteration": "9a8b7c6d-5e4f-5a3b-8c2d-1e0f9a8b7c6d",
+            "created": "2026-05-04T10:00:00.000Z",
+            "predictions": [
+                {
+                    "probability": 0.93,
+                    "tagId": "0c8a1b2d-3e4f-5a6b-9c8d-7e6f5a4b3c2d",
+                    "tagName": "rose",
+                    "tagType": "Regular",
+                }
+            ],
+        }
+    )
+
+    id: str = Field(description="of this answer; nothing is kept under it")
+    project: str = Field(description="as it was sent")
+    iteration: str = Field(description="a UUID that stays the same for a version")
+    created: str
+    predictions: list[TagPredictionOut]
+
+
+class CustomVisionErrorOut(BaseModel):
+    """A refusal, as Custom Vision's clients read it."""
+
+    model_config = _example(
+        {"code": "NotFoundIteration", "message": "there is no adapter 'flowers'"}
+    )
+
+    code: str
+    message: str
 
 
 class EmbeddingsIn(_In):

@@ -9,7 +9,7 @@ folder `live` is empty.
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from adapters.artifact import Manifest, decode_artifact, header_length, read_manifest, sha256
@@ -138,6 +138,7 @@ class Version:
     logit_scale: float
     created_at: str
     metrics: dict[str, Any]
+    tags: dict[str, str] = field(default_factory=dict)  # ids of classes in the tool they come from
 
     @property
     def path(self) -> str:
@@ -184,7 +185,7 @@ class Adapters:
         if not self._blobs.create(version.path, data):
             data = self._blobs.get(version.path)
             version = version_of(decode_artifact(data).manifest, data)
-        record = json.dumps(asdict(_small(version)))
+        record = _text(version)
         what = (str(version.number), record, adapter, version.path)
         if not self._run(_RECORD, tenant, adapter, *what):
             raise Unavailable("storing this version took too long")
@@ -364,7 +365,7 @@ class Adapters:
             except BadArtifact as error:
                 left_out(path, str(error))
             else:
-                found[str(version.number)] = json.dumps(asdict(_small(version)))
+                found[str(version.number)] = _text(version)
         live, file = self._newest_pointer(folder, pending, set(found))
         flat = [part for pair in found.items() for part in pair]
         self._run(_RESTORE, tenant, adapter, adapter, last, live, file, *flat)
@@ -425,8 +426,10 @@ def summary(metrics: dict[str, Any]) -> dict[str, Any]:
     return {name: short(value) for name, value in without(metrics).items()}
 
 
-def _small(version: Version) -> Version:
-    return replace(version, metrics=summary(version.metrics))
+def _text(version: Version) -> str:
+    """A version's record; without tags where there are none: earlier releases read such a one."""
+    plain = asdict(replace(version, metrics=summary(version.metrics)))
+    return json.dumps({name: value for name, value in plain.items() if name != "tags" or value})
 
 
 def version_of(manifest: Manifest, data: bytes) -> Version:
@@ -444,6 +447,7 @@ def version_of(manifest: Manifest, data: bytes) -> Version:
         logit_scale=manifest.logit_scale,
         created_at=manifest.created_at,
         metrics=manifest.info.get("metrics", {}),
+        tags=manifest.info.get("tags", {}),
     )
 
 

@@ -2,7 +2,7 @@
 
 The object store holds everything, so that Redis can be rebuilt from it:
 
-tenants/T/datasets/D/dataset.json                       its name
+tenants/T/datasets/D/dataset.json                       its name and tags
 tenants/T/datasets/D/images/SHA256/FILE                 a picture as it was sent
 tenants/T/datasets/D/images/SHA256/FILE.REVISION.json   its label and its file's name
 
@@ -14,8 +14,9 @@ is a hash. Such a picture is read there, and moves to the layout above with its 
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from service.errors import Conflict, Invalid, NotFound, OverQuota, Problem
@@ -42,6 +43,7 @@ local count = redis.call('zcard', KEYS[7])
 if count >= tonumber(most) then drop(path); return count end
 if not named(path) then return -2 end
 redis.call('set', KEYS[3], record)
+if cjson.decode(record).tags then account(KEYS[3], #record) end
 redis.call('zadd', KEYS[7], 0, id)
 return -1
 """
@@ -171,6 +173,7 @@ _RESTORE = """
 redis.call('set', KEYS[3], ARGV[1])
 redis.call('zadd', KEYS[7], 0, ARGV[2])
 unaccount(KEYS[3])
+if cjson.decode(ARGV[1]).tags then account(KEYS[3], #ARGV[1]) end
 redis.call('del', KEYS[4], KEYS[5], KEYS[6], KEYS[9], KEYS[10])
 """
 _RESTORE_IMAGES = """
@@ -192,12 +195,13 @@ redis.call('del', KEYS[8])
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """`labels`: pictures by class."""
+    """`labels`: pictures by class; `tags`: ids that a tool gave to classes, by class."""
 
     id: str
     name: str
     created_at: str
     labels: dict[str, int]
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,13 +261,24 @@ class Datasets:
         self._store, self._blobs, self._deletion, self.quota = store, blobs, deletion, quota
         self._max_record_bytes = max_record_bytes
 
-    def create(self, tenant: str, name: str) -> Dataset:
+    def create(
+        self, tenant: str, name: str, tags: Mapping[str, str] = MappingProxyType({})
+    ) -> Dataset:
         """Makes an empty data set.
+
+        Args:
+            tenant: whose it is.
+            name: for people.
+            tags: the ids of classes in the tool that the photos come from.
+
+        Returns:
+            The data set, with its new id.
 
         Raises:
             OverQuota: the tenant has as many as allowed.
         """
-        dataset, most = Dataset(new_id("dataset"), name, now(), {}), self.quota.datasets
+        dataset = Dataset(new_id("dataset"), name, now(), {}, dict(tags))
+        most = self.quota.datasets
         count = self._store.zcard(tenant_redis_key(tenant, "datasets"))
         if count >= most:
             raise OverQuota("data sets", most, count)
@@ -653,7 +668,9 @@ _LABEL_DIGITS = 16
 
 
 def _manifest(dataset: Dataset) -> str:
-    return json.dumps({k: v for k, v in asdict(dataset).items() if k != "labels"})
+    """Without tags where there are none: earlier releases read such a one too."""
+    plain = {name: value for name, value in asdict(dataset).items() if name != "labels"}
+    return json.dumps({name: value for name, value in plain.items() if name != "tags" or value})
 
 
 def _folder(tenant: str, dataset_id: str) -> str:

@@ -60,6 +60,7 @@ RUN_BY = {
     "rmadapter evaluate": "tests/test_commands.py",
     "rmadapter --version": "tests/service/cli/test_command_line.py",
     "rmadapter tenants create": "tests/service/embedded/test_up.py",
+    "rmadapter export": "tests/service/cli/test_export.py",
     "rmadapter openapi": "tests/service/http/test_openapi.py",
     "rmadapter worker": "tests/docker/test_compose_runs.py",
     "rmadapter publish": "tests/service/cli/test_command_line.py",

@@ -8,11 +8,14 @@ from service.client import Client
 from tests.support.api import Api
 
 MIB = 2**20
+PREDICTION = "/CustomVision/v3.0/Prediction/p/classify/iterations/flowers/image"
 
 BODIES = [
     ("/classify", "application/json"),
     ("/classify", "multipart/form-data; boundary=b"),
     ("/v1/embeddings", "application/json"),
+    (PREDICTION, "application/octet-stream"),
+    (PREDICTION, "multipart/form-data; boundary=b"),
     ("/v1/datasets", "application/json"),
     ("/v1/datasets/{dataset}/images", "multipart/form-data; boundary=b"),
     ("/v1/jobs", "application/json"),

@@ -17,7 +17,7 @@ def from_custom_vision(path: Path) -> Labelled:
     It is a folder with the photos and one or more JSON files of what the Training API's
     GetTaggedImages (or GetImages) answers: a list of images, each with `id` and `tags` of
     `tagName`. A photo is the file whose name, without its ending, is the image's `id`, or
-    that `fileName` or `path` names; or the folder holds a folder a tag.
+    that `fileName` or `path` names; or the folder holds a folder a tag. The tags keep their ids.
 
     Raises:
         BadImport: there is no such folder or file, or it is not of this format.
@@ -46,6 +46,8 @@ def from_custom_vision(path: Path) -> Labelled:
             missing = folder / f"{name}.jpg"
             file = places.find(str(given)) if given else by_id.get(name, missing)
             found.add_regions(f"{document.name}: {name or given}", file, _regions(image))
+            for tag in _tags(image):
+                found.add_tag(str(tag.get("tagName", "")), tag.get("tagId"))
     return found
 
 
@@ -59,9 +61,13 @@ def _images(document: Path) -> Iterator[Json]:
 
 def _regions(image: Json) -> Iterator[tuple[str, Box | None]]:
     """An object-detection project's regions have tags too; their sides are fractions."""
-    for tag in [*(image.get("regions") or []), *(image.get("tags") or [])]:
-        if isinstance(tag, dict):
-            yield str(tag.get("tagName", "")), _box(tag)
+    for tag in _tags(image):
+        yield str(tag.get("tagName", "")), _box(tag)
+
+
+def _tags(image: Json) -> list[Json]:
+    given = [*(image.get("regions") or []), *(image.get("tags") or [])]
+    return [tag for tag in given if isinstance(tag, dict)]
 
 
 def _box(region: Json) -> Box | None:

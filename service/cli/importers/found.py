@@ -3,8 +3,10 @@
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import UUID
 
 from adapters.errors import BadImage, RMAdapterError
 from adapters.names import normal_name
@@ -74,11 +76,15 @@ class Photo:
 
 @dataclass
 class Labelled:
-    """Photos by class; what is left out: (where, why); how many system files were passed over."""
+    """Photos by class; what is left out: (where, why); how many system files were passed over.
+
+    `tags` are the ids that the tool gave to classes, where they are UUIDs.
+    """
 
     classes: dict[str, list[Photo]] = field(default_factory=lambda: defaultdict(list))
     left_out: list[tuple[str, str]] = field(default_factory=list)
     hidden: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
 
     def add(self, where: str, file: Path, labels: Iterable[str], box: Box | None = None) -> None:
         """One photo with the classes that it has: one of them is what can be fitted."""
@@ -87,6 +93,11 @@ class Labelled:
             self.left_out.append((where, why))
         else:
             self.classes[names[0]].append(Photo(file, box))
+
+    def add_tag(self, label: str, tag: object) -> None:
+        """A class's id, the first that is a UUID."""
+        with suppress(ValueError):
+            self.tags.setdefault(normal_name(label), str(UUID(str(tag))))
 
     def add_regions(
         self, where: str, file: Path, regions: Iterable[tuple[str, Box | None]]

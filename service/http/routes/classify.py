@@ -31,6 +31,7 @@ from service.http.schemas import (
     UsageOut,
     inlined,
 )
+from service.inference.admission import Admission
 from service.inference.classifier import Answer, Question, Upload, default_template
 from service.records.adapters import Version
 from service.wiring import Components
@@ -102,14 +103,7 @@ async def classify(
     Every field but the photos may stand in the query instead.
     """
     body, files = await _read(request, components)
-    version = await _version(components, tenant, body.adapter, body.version)
-    question = _question(tenant, version, body)
-    answers, lease = await unless_gone(
-        request, components.classifier.classify(question, files, admission)
-    )
-    if version:
-        response.headers["x-adapter-cache"] = lease.tier
-        response.headers["x-adapter-version"] = str(version.number)
+    version, answers = await answered(request, response, components, tenant, admission, body, files)
     return ClassifyOut(
         model=components.clip.name,
         precision=components.precision,
@@ -118,6 +112,45 @@ async def classify(
         artifact_sha256=version.sha256 if version else None,
         results=[_result(answer) for answer in answers],
     )
+
+
+async def answered(
+    request: Request,
+    response: Response,
+    components: Components,
+    tenant: str,
+    admission: Admission,
+    options: ClassifyOptions,
+    files: Sequence[Upload],
+) -> tuple[Version | None, list[Answer]]:
+    """Classifies what a request holds: the one way from its pictures to their answers.
+
+    Args:
+        request: whose body has been read; the work ends when its client has gone.
+        response: gets the headers that name the version.
+        components: of this application.
+        tenant: who asks.
+        admission: of this request.
+        options: which adapter, which names, and how.
+        files: the pictures.
+
+    Returns:
+        The version that answered, None for zero-shot, and the answers in the order of the files.
+
+    Raises:
+        NotFound, Conflict: there is no such adapter or version, or none is live.
+        Invalid, BadClasses, TooLarge, TooMany, Unavailable: as the classifier says.
+        ClientGone: nobody waits for the answer any more.
+    """
+    version = await _version(components, tenant, options.adapter, options.version)
+    question = _question(tenant, version, options)
+    answers, lease = await unless_gone(
+        request, components.classifier.classify(question, files, admission)
+    )
+    if version:
+        response.headers["x-adapter-cache"] = lease.tier
+        response.headers["x-adapter-version"] = str(version.number)
+    return version, answers
 
 
 _EMBEDDINGS = {

@@ -13,10 +13,10 @@ from service.http.labels import Labels
 from service.http.paging import Cursor, Limit, PageOut
 from service.http.paths import DatasetPath, ImagePath
 from service.http.schemas import (
+    DatasetIn,
     DatasetOut,
     ImageOut,
     MoveIn,
-    Named,
     UploadOut,
 )
 from service.http.uploads import PhotoUpload
@@ -26,9 +26,10 @@ router = APIRouter(prefix="/v1/datasets", tags=["data sets"])
 
 
 @router.post("", status_code=201)
-def create_dataset(components: ComponentsDep, tenant: Manager, body: Named) -> DatasetOut:
+def create_dataset(components: ComponentsDep, tenant: Manager, body: DatasetIn) -> DatasetOut:
     """Makes an empty data set. Photos are uploaded to it afterwards."""
-    return DatasetOut.of(components.records.datasets.create(tenant, body.name))
+    tags = {label: str(tag) for label, tag in body.tags.items()}
+    return DatasetOut.of(components.records.datasets.create(tenant, body.name, tags))
 
 
 @router.get("")

@@ -122,3 +122,15 @@ def test_what_is_of_another_kind_is_refused_by_its_name(tmp_path: Path, content,
 def test_what_is_not_there_is_refused_by_its_name(tmp_path: Path, read) -> None:
     with pytest.raises(BadImport, match="nowhere"):
         read(tmp_path / "nowhere")
+
+
+def test_custom_visions_tags_keep_their_ids_where_they_are_uuids(tmp_path: Path) -> None:
+    touch(tmp_path, "one.jpg", "two.jpg", "three.jpg")
+    tag = "0A1B2C3D-0000-4000-8000-000000000001"
+    images = [
+        {"id": "one", "tags": [{"tagId": tag, "tagName": " Hemlock  tree "}]},
+        {"id": "two", "tags": [{"tagId": "no uuid", "tagName": "Cherry"}]},
+        {"id": "three", "tags": [{"tagId": None, "tagName": "Cherry"}]},
+    ]
+    (tmp_path / "tagged.json").write_text(json.dumps(images))
+    assert from_custom_vision(tmp_path).tags == {"Hemlock tree": tag.lower()}

@@ -23,6 +23,10 @@ def test_every_call_works_with_the_prefix_and_without(prefixed: Api, prefix: str
         made = http.post(f"{prefix}/v1/tenants", json={"name": "a"}, headers=admin)
         assert made.status_code == 201, made.text
         assert http.post(f"{prefix}/v1/classify").status_code == 401  # before its body is read
+        theirs = f"{prefix}/CustomVision/v3.0/Prediction/p/classify/iterations/a/image"
+        key = {"Prediction-Key": made.json()["api_key"]}
+        answer = http.post(theirs, content=b"x", headers=key)
+        assert (answer.status_code, answer.json()["code"]) == (404, "NotFoundIteration")
         assert 'href="console/app.css"' in http.get(f"{prefix}/").text
         assert http.get(f"{prefix}/console/app.css").status_code == 200
         assert http.get(f"{prefix}/openapi.json").json()["servers"] == [{"url": "/vision"}]
