@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from service.cli.access import ClientCommand
 from service.cli.importers import (
     BadImport,
     Labelled,
@@ -27,7 +28,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="only count what would b
 _MAX_NAME = 100  # characters of a data set's name
 
 
-@import_app.command("custom-vision")
+@import_app.command("custom-vision", cls=ClientCommand)
 def import_custom_vision(
     path: Annotated[Path, typer.Argument(help="a folder with photos and GetTaggedImages' JSON")],
     name: DatasetName = None,
@@ -41,7 +42,7 @@ def import_custom_vision(
     _import(path, name, dry_run, as_json, from_custom_vision)
 
 
-@import_app.command("csv")
+@import_app.command("csv", cls=ClientCommand)
 def import_csv(
     file: Annotated[Path, typer.Argument(help="a line a photo")],
     image: Annotated[
@@ -59,7 +60,7 @@ def import_csv(
     _import(file, name, dry_run, as_json, lambda path: from_csv(path, image, label))
 
 
-@import_app.command("folder")
+@import_app.command("folder", cls=ClientCommand)
 def import_folder(
     path: Annotated[Path, typer.Argument(help="a folder a class, also within train, val, test")],
     name: DatasetName = None,
@@ -73,7 +74,7 @@ def import_folder(
     _import(path, name, dry_run, as_json, from_folder)
 
 
-@import_app.command("coco")
+@import_app.command("coco", cls=ClientCommand)
 def import_coco(
     path: Annotated[Path, typer.Argument(help="the JSON file, or the folder that was exported")],
     name: DatasetName = None,
@@ -87,7 +88,7 @@ def import_coco(
     _import(path, name, dry_run, as_json, from_coco)
 
 
-@import_app.command("voc")
+@import_app.command("voc", cls=ClientCommand)
 def import_voc(
     path: Annotated[Path, typer.Argument(help="a folder with Annotations and JPEGImages")],
     name: DatasetName = None,
@@ -101,7 +102,7 @@ def import_voc(
     _import(path, name, dry_run, as_json, from_voc)
 
 
-@import_app.command("label-studio")
+@import_app.command("label-studio", cls=ClientCommand)
 def import_label_studio(
     path: Annotated[Path, typer.Argument(help="its JSON or JSON-MIN, the photos beside it")],
     name: DatasetName = None,
@@ -115,7 +116,7 @@ def import_label_studio(
     _import(path, name, dry_run, as_json, from_label_studio)
 
 
-@import_app.command("huggingface")
+@import_app.command("huggingface", cls=ClientCommand)
 def import_huggingface(
     path: Annotated[Path, typer.Argument(help="a folder with metadata.csv or metadata.jsonl")],
     label: Annotated[str | None, typer.Option(help="the field of the class")] = None,
