@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from typer.core import TyperGroup
 
 from service import __version__, logs, tracing
-from service.cli.access import ClientCommand
+from service.cli.access import calls_service
 from service.cli.classify import classify
 from service.cli.evaluate import evaluate_app
 from service.cli.importers import Labelled, from_folder
@@ -49,9 +49,9 @@ class _Root(TyperGroup):
             if find_spec("torch") is not None:
                 raise
             end(
-                f"this needs {error.name}, one of the service's packages, which a client does "
-                "without\npip install 'rmadapter[cpu,embedded]', or 'rmadapter[gpu,embedded]' for "
-                "an NVIDIA GPU"
+                f"this command needs the service's packages, and {error.name} is not installed\n"
+                "pip install 'rmadapter[cpu,embedded]', or 'rmadapter[gpu,embedded]' for an NVIDIA "
+                "GPU"
             )
 
 
@@ -141,11 +141,12 @@ def _observed(settings: Settings, name: str) -> Settings:
     return settings
 
 
-app.command(cls=ClientCommand)(login)
+app.command()(calls_service(login))
 app.command()(logout)
 
 
-@app.command(cls=ClientCommand)
+@app.command()
+@calls_service
 def fit(
     adapter: Adapter,
     source: Annotated[
@@ -180,10 +181,11 @@ def fit(
         _show_fit(job, as_json)
 
 
-app.command(cls=ClientCommand)(classify)
+app.command()(calls_service(classify))
 
 
-@app.command(cls=ClientCommand)
+@app.command()
+@calls_service
 def adapters(as_json: JsonFlag = False) -> None:
     """Lists adapters and their versions."""
     columns = ("adapter", "version", "", "classes", "held-out accuracy", "zero-shot")
@@ -203,7 +205,8 @@ def _version_rows(adapter: Json) -> Iterator[tuple[Cell, ...]]:
         )
 
 
-@app.command(cls=ClientCommand)
+@app.command()
+@calls_service
 def datasets(as_json: JsonFlag = False) -> None:
     """Lists data sets."""
     show_list("/v1/datasets", as_json, ("data set", "name", "photos", "classes"), _dataset_rows)
@@ -214,7 +217,8 @@ def _dataset_rows(dataset: Json) -> Iterator[tuple[Cell, ...]]:
     yield dataset["dataset"], dataset["name"], str(dataset["images"]), classes
 
 
-@app.command(cls=ClientCommand)
+@app.command()
+@calls_service
 def publish(
     adapter: Annotated[str, typer.Argument(help="its name")],
     version: Annotated[int, typer.Argument(help="a newer version, or an older one to roll back")],
@@ -232,14 +236,16 @@ def publish(
         out.print(f"{adapter} version {version} is live", highlight=False)
 
 
-@app.command(cls=ClientCommand)
+@app.command()
+@calls_service
 def jobs(as_json: JsonFlag = False) -> None:
     """Lists fits."""
     columns = ("job", "adapter", "state", "version", "started", "error")
     show_list("/v1/jobs", as_json, columns, _job_rows)
 
 
-@app.command(cls=ClientCommand)
+@app.command()
+@calls_service
 def cancel(
     job: Annotated[str, typer.Argument(help="its id, as `jobs` has it")], as_json: JsonFlag = False
 ) -> None:
@@ -260,7 +266,8 @@ def _job_rows(job: Json) -> Iterator[tuple[Cell, ...]]:
     yield (job["job"], job["adapter"], coloured(job["state"]), *optional)
 
 
-@app.command(cls=ClientCommand)
+@app.command()
+@calls_service
 def doctor(
     as_json: JsonFlag = False,
     orphans: Annotated[

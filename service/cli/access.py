@@ -5,52 +5,66 @@ RMADAPTER_URL and RMADAPTER_API_KEY (RMADAPTER_ADMIN_KEY for the administrator's
 that `rmadapter login` wrote, and what `rmadapter up` on this machine left in its data directory.
 """
 
+import inspect
 import json
 import os
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from typer.core import TyperCommand, TyperOption
+import typer
 
-from service.client import ClientError
+from adapters.errors import RMAdapterError
 from service.settings import Settings
 
 _PANEL = "The service"
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help="the service's address; else RMADAPTER_URL, or as `login` stored it",
+        rich_help_panel=_PANEL,
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        help="an API key, which `ps` shows; better RMADAPTER_API_KEY or `login`",
+        rich_help_panel=_PANEL,
+    ),
+]
 _given: ContextVar[dict[str, str | None] | None] = ContextVar("given", default=None)
 
 
-def _keep(_: Any, option: Any, value: str | None) -> None:
-    _given.set((_given.get() or {}) | {str(option.name): value})
+def calls_service(command: Callable[..., None]) -> Callable[..., None]:
+    """Makes a command take `--url` and `--key` too, which `given` then returns."""
 
+    @wraps(command)
+    def taking(*, url: str | None = None, key: str | None = None, **options: Any) -> None:
+        _given.set({"url": url, "key": key})
+        command(**options)
 
-def _option(name: str, says: str) -> TyperOption:
-    return TyperOption(
-        param_decls=[f"--{name}"],
-        type=str,
-        callback=_keep,
-        expose_value=False,
-        help=says,
-        rich_help_panel=_PANEL,
-    )
-
-
-class ClientCommand(TyperCommand):
-    """A command that calls the service: it also takes `--url` and `--key`."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.params += [
-            _option("url", "the service's address; else RMADAPTER_URL, or as `login` stored it"),
-            _option("key", "an API key, which `ps` shows; better RMADAPTER_API_KEY or `login`"),
-        ]
+    known = inspect.signature(command)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in (("url", Url), ("key", Key))
+    ]
+    signature = known.replace(parameters=[*known.parameters.values(), *added])
+    taking.__signature__ = signature  # type: ignore[attr-defined] # what Typer reads
+    taking.__annotations__ = command.__annotations__ | {"url": Url, "key": Key}
+    return taking
 
 
 def given(name: str) -> str | None:
     """What the command line says of `url` or `key`; None where it says nothing."""
     return (_given.get() or {}).get(name)
+
+
+class BadAccess(RMAdapterError):
+    """No key, no address, or a stored login that cannot be read; says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +86,7 @@ def stored_login() -> Login | None:
     """The stored login; None where there is none.
 
     Raises:
-        ClientError: the file is not what `login` writes.
+        BadAccess: the file is not what `login` writes.
     """
     file = login_file()
     try:
@@ -80,7 +94,7 @@ def stored_login() -> Login | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise ClientError(f"{file} cannot be read; `rmadapter logout` deletes it") from error
+        raise BadAccess(f"{file} cannot be read; `rmadapter logout` deletes it") from error
 
 
 def store_login(login: Login) -> Path:
@@ -99,7 +113,7 @@ def named_url() -> str | None:
     """The service that somebody named; None: that of `rmadapter up` on this machine.
 
     Raises:
-        ClientError: it is no address.
+        BadAccess: it is no address.
     """
     login = stored_login()
     url = given("url") or os.environ.get("RMADAPTER_URL") or (login.url if login else None)
@@ -110,11 +124,11 @@ def plain_url(url: str) -> str:
     """An address without the slashes at its end.
 
     Raises:
-        ClientError: it does not start with http:// or https:// and a host.
+        BadAccess: it does not start with http:// or https:// and a host.
     """
     parts = urlsplit(url.strip())
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ClientError(f"{url!r} is no address of a service; for example http://localhost:8000")
+        raise BadAccess(f"{url!r} is no address of a service; for example http://localhost:8000")
     return url.strip().rstrip("/")
 
 
@@ -131,7 +145,7 @@ def key_and_source(settings: Settings, admin: bool = False) -> tuple[str, str]:
         admin: the administrator's key instead of a tenant's.
 
     Raises:
-        ClientError: there is none.
+        BadAccess: there is none.
     """
     file = settings.data_dir / ("admin.key" if admin else "default.key")
     for key, source in (
@@ -143,7 +157,7 @@ def key_and_source(settings: Settings, admin: bool = False) -> tuple[str, str]:
         if key:
             return key, source
     name = "RMADAPTER_ADMIN_KEY" if admin else "RMADAPTER_API_KEY"
-    raise ClientError(f"no key in {file}: start `rmadapter up`, log in, or set {name}")
+    raise BadAccess(f"no key in {file}: start `rmadapter up`, `rmadapter login`, or set {name}")
 
 
 def _from_variable(settings: Settings, admin: bool) -> tuple[str | None, str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.access import ClientCommand
+from service.cli.access import calls_service
 from service.cli.importers import (
     BadImport,
     Labelled,
@@ -28,7 +28,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="only count what would b
 _MAX_NAME = 100  # characters of a data set's name
 
 
-@import_app.command("custom-vision", cls=ClientCommand)
+@import_app.command("custom-vision")
+@calls_service
 def import_custom_vision(
     path: Annotated[Path, typer.Argument(help="a folder with photos and GetTaggedImages' JSON")],
     name: DatasetName = None,
@@ -42,7 +43,8 @@ def import_custom_vision(
     _import(path, name, dry_run, as_json, from_custom_vision)
 
 
-@import_app.command("csv", cls=ClientCommand)
+@import_app.command("csv")
+@calls_service
 def import_csv(
     file: Annotated[Path, typer.Argument(help="a line a photo")],
     image: Annotated[
@@ -60,7 +62,8 @@ def import_csv(
     _import(file, name, dry_run, as_json, lambda path: from_csv(path, image, label))
 
 
-@import_app.command("folder", cls=ClientCommand)
+@import_app.command("folder")
+@calls_service
 def import_folder(
     path: Annotated[Path, typer.Argument(help="a folder a class, also within train, val, test")],
     name: DatasetName = None,
@@ -74,7 +77,8 @@ def import_folder(
     _import(path, name, dry_run, as_json, from_folder)
 
 
-@import_app.command("coco", cls=ClientCommand)
+@import_app.command("coco")
+@calls_service
 def import_coco(
     path: Annotated[Path, typer.Argument(help="the JSON file, or the folder that was exported")],
     name: DatasetName = None,
@@ -88,7 +92,8 @@ def import_coco(
     _import(path, name, dry_run, as_json, from_coco)
 
 
-@import_app.command("voc", cls=ClientCommand)
+@import_app.command("voc")
+@calls_service
 def import_voc(
     path: Annotated[Path, typer.Argument(help="a folder with Annotations and JPEGImages")],
     name: DatasetName = None,
@@ -102,7 +107,8 @@ def import_voc(
     _import(path, name, dry_run, as_json, from_voc)
 
 
-@import_app.command("label-studio", cls=ClientCommand)
+@import_app.command("label-studio")
+@calls_service
 def import_label_studio(
     path: Annotated[Path, typer.Argument(help="its JSON or JSON-MIN, the photos beside it")],
     name: DatasetName = None,
@@ -116,7 +122,8 @@ def import_label_studio(
     _import(path, name, dry_run, as_json, from_label_studio)
 
 
-@import_app.command("huggingface", cls=ClientCommand)
+@import_app.command("huggingface")
+@calls_service
 def import_huggingface(
     path: Annotated[Path, typer.Argument(help="a folder with metadata.csv or metadata.jsonl")],
     label: Annotated[str | None, typer.Option(help="the field of the class")] = None,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from service.cli.access import key_and_source, named_url, service_url
+from service.cli.access import BadAccess, key_and_source, named_url, service_url
 from service.client import Client, ClientError
 from service.settings import Settings
 
@@ -29,7 +29,7 @@ def reach(settings: Settings) -> Iterator[Finding]:
     yield (service := _service(url, named_url() is not None))
     try:
         key, source = key_and_source(settings)
-    except ClientError as error:
+    except BadAccess as error:
         mend = "`rmadapter up` makes one here; `rmadapter login` stores that of a server elsewhere"
         yield Finding("key", "warn", str(error), mend)
         return

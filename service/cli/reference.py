@@ -15,7 +15,6 @@ from pydantic.fields import FieldInfo
 from typer.main import get_command
 
 from service.cli import app
-from service.cli.access import ClientCommand
 from service.settings import Settings
 
 _MADE = "<!-- Made by `python -m service.cli.reference docs`; edit the code, not this page. -->"
@@ -82,12 +81,13 @@ def _section(path: tuple[str, ...], command: Any) -> Iterator[str]:
     yield " ".join(_EXAMPLE.sub("", text).split())
     for example in _EXAMPLE.findall(text):
         yield from ("", f"    {example}")
-    hidden = (*_HIDDEN, "url", "key") if isinstance(command, ClientCommand) else _HIDDEN
+    calls_service = {"url", "key"} <= {p.name for p in command.params}
+    hidden = (*_HIDDEN, "url", "key") if calls_service else _HIDDEN
     shown = [p for p in command.params if not getattr(p, "hidden", False) and p.name not in hidden]
     if shown:
         rows = map(_parameter, sorted(shown, key=_options_last))
         yield from ("", *_table(("argument or option", "what it is"), rows))
-    if isinstance(command, ClientCommand):
+    if calls_service:
         yield from (
             "",
             "Also `--url` and `--key`: [the service and its key](#the-service-and-its-key).",

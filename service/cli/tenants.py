@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.access import ClientCommand
+from service.cli.access import calls_service
 from service.cli.terminal import JsonFlag, connected, errors, out, print_json, show_list
 
 tenants_app = typer.Typer(no_args_is_help=True, help="Tenants, for the administrator.")
@@ -12,7 +12,8 @@ JsonAnyway = Annotated[bool, typer.Option("--json", help="JSON, which is printed
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of your tenant.")
 
 
-@tenants_app.command("list", cls=ClientCommand)
+@tenants_app.command("list")
+@calls_service
 def list_tenants(as_json: JsonFlag = False) -> None:
     """Lists all tenants."""
     show_list(
@@ -24,7 +25,8 @@ def list_tenants(as_json: JsonFlag = False) -> None:
     )
 
 
-@tenants_app.command("create", cls=ClientCommand)
+@tenants_app.command("create")
+@calls_service
 def create_tenant(
     name: Annotated[str, typer.Argument(help="a name for people")], as_json: JsonAnyway = True
 ) -> None:
@@ -36,7 +38,8 @@ def create_tenant(
         print_json(client.call("POST", "/v1/tenants", json={"name": name}))
 
 
-@tenants_app.command("rotate", cls=ClientCommand)
+@tenants_app.command("rotate")
+@calls_service
 def rotate_key(
     tenant: Annotated[str, typer.Argument(help="the tenant's id")], as_json: JsonAnyway = True
 ) -> None:
@@ -45,7 +48,8 @@ def rotate_key(
         print_json(client.call("POST", f"/v1/tenants/{tenant}/keys"))
 
 
-@tenants_app.command("erase", cls=ClientCommand)
+@tenants_app.command("erase")
+@calls_service
 def erase_tenant(
     tenant: Annotated[str, typer.Argument(help="the tenant's id")],
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
@@ -59,7 +63,8 @@ def erase_tenant(
     _show_ended(tenant, "erased", as_json)
 
 
-@keys_app.command("list", cls=ClientCommand)
+@keys_app.command("list")
+@calls_service
 def list_keys(as_json: JsonFlag = False) -> None:
     """Lists keys by id; the keys themselves are not kept."""
     show_list(
@@ -70,7 +75,8 @@ def list_keys(as_json: JsonFlag = False) -> None:
     )
 
 
-@keys_app.command("create", cls=ClientCommand)
+@keys_app.command("create")
+@calls_service
 def create_key(
     scope: Annotated[str, typer.Option(help="classify, or manage: everything")] = "classify",
     as_json: JsonAnyway = True,
@@ -83,7 +89,8 @@ def create_key(
         print_json(client.call("POST", "/v1/keys", json={"scope": scope}))
 
 
-@keys_app.command("revoke", cls=ClientCommand)
+@keys_app.command("revoke")
+@calls_service
 def revoke_key(
     key_id: Annotated[str, typer.Argument(help="as `keys list` has it")], as_json: JsonFlag = False
 ) -> None:
