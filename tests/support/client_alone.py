@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
 
 from packaging.requirements import Requirement
 
@@ -38,6 +39,18 @@ def _needed() -> set[str]:
             continue
         found.add(_name(wanted.name))
     return found
+
+
+def client_package(folder: Path) -> Path:
+    """`rmadapter_client` in a folder, as the wheel has it."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    ((source, name),) = build["targets"]["wheel"]["force-include"].items()
+    package = folder / name
+    package.mkdir()
+    for file in (ROOT / source).iterdir():
+        if file.is_file():
+            (package / file.name).write_bytes(file.read_bytes())
+    return package
 
 
 def hidden() -> set[str]:

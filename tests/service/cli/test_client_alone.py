@@ -4,14 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from service.client import Client
 from tests.support.api import Api
-from tests.support.client_alone import hidden
+from tests.support.client_alone import client_package, hidden
 from tests.support.paths import ROOT
 from tests.support.photos import photo_folder
 
@@ -77,12 +76,7 @@ def test_commands_of_the_service_say_what_to_install(alone, tmp_path: Path, argu
 
 def test_the_package_of_the_client_is_its_one_file_and_needs_httpx_alone(tmp_path: Path) -> None:
     """As the wheel has it: for a program with a `service` of its own."""
-    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
-    (source,) = wheel["targets"]["wheel"]["force-include"]
-    package = tmp_path / "rmadapter_client"
-    package.mkdir()
-    for file in (ROOT / source).iterdir():
-        (package / file.name).write_bytes(file.read_bytes())
+    package = client_package(tmp_path)
     assert (package / "py.typed").exists()
     check = (
         "import sys, rmadapter_client\n"
