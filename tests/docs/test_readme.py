@@ -61,7 +61,7 @@ RUN_BY = {
     "rmadapter restore": "tests/service/records/test_backup.py",
     "rmadapter evaluate": "tests/test_commands.py",
     "rmadapter --version": "tests/service/cli/test_command_line.py",
-    "rmadapter tenants create": "tests/service/embedded/test_up.py",
+    "rmadapter tenants": "tests/service/embedded/test_up.py",
     "rmadapter openapi": "tests/service/http/test_openapi.py",
     "rmadapter worker": "tests/docker/test_compose_runs.py",
     "rmadapter publish": "tests/service/cli/test_command_line.py",

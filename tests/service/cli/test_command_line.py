@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -282,3 +285,11 @@ def test_the_administrators_commands_read_the_mounted_secret(
     result = runner.invoke(app, ["tenants", "create", "Meadow Ltd"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["api_key"].startswith("rma_")
+
+
+def test_a_shell_completes_commands() -> None:
+    command = Path(sys.executable).parent / "rmadapter"
+    words = {"COMP_WORDS": "rmadapter cla", "COMP_CWORD": "1"}
+    environment = os.environ | words | {"_RMADAPTER_COMPLETE": "complete_bash"}
+    done = subprocess.run([command], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["classify"], done.stderr
