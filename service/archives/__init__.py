@@ -1,4 +1,4 @@
-"""Uploaded archives: zip or tar, a folder a class. Nothing in them is trusted.
+"""Uploaded archives: zip or tar, a folder per class. Nothing in them is trusted.
 
 Sizes that a header claims are not believed: no read is longer than a picture may be, so neither a
 directory nor a header nor an entry can fill the memory, however small the file is that it is in.

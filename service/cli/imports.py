@@ -46,7 +46,7 @@ def import_custom_vision(
 @import_app.command("csv")
 @calls_service
 def import_csv(
-    file: Annotated[Path, typer.Argument(help="a line a photo")],
+    file: Annotated[Path, typer.Argument(help="a file with a line per photo")],
     image: Annotated[
         str, typer.Option(help="the column of paths, from the file on: its name or number")
     ] = "image",
@@ -65,12 +65,12 @@ def import_csv(
 @import_app.command("folder")
 @calls_service
 def import_folder(
-    path: Annotated[Path, typer.Argument(help="a folder a class, also within train, val, test")],
+    path: Annotated[Path, typer.Argument(help="a folder per class, also within train, val, test")],
     name: DatasetName = None,
     dry_run: DryRun = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """A folder a class, as torchvision's ImageFolder and YOLO's classification have it.
+    """A folder per class, as torchvision's ImageFolder and YOLO's classification have it.
 
     Example: rmadapter import folder ./flowers
     """
