@@ -1,4 +1,4 @@
-"""Hugging Face's imagefolder: photos with a metadata.csv or metadata.jsonl, or a folder per class."""
+"""Hugging Face's imagefolder: photos with metadata.csv or metadata.jsonl, or a folder per class."""
 
 import json
 from collections.abc import Iterator
