@@ -1,21 +1,39 @@
 .PHONY: setup demo serve test soak check audit bench gpu docs lock sbom
 
 PYTHON ?= python3
+COMMA := ,
 BIN := .venv/bin
 AUDIT := .venv/audit.json
 
-setup: .venv/.done
+# What is installed: PyTorch's build for the GPU that uv sees, or for none, from PyTorch's own index.
+# Where that is not reached: PyPI's, with CUDA. Where uv reaches nothing: by pip, which reads pip.conf.
+# triton (1 GB) compiles kernels on a GPU; nothing here asks for one.
+WITHOUT := .venv/without.txt
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --override $(WITHOUT)
+define install
+$(UV) --torch-backend=auto --editable '.[$(1)]' 2> .venv/uv.log || \
+	{ echo "PyTorch's own index is not reached (.venv/uv.log): its build with CUDA, from PyPI"; \
+	$(UV) --editable '.[$(1)]'; } || \
+	$(BIN)/python -m pip install --quiet --editable '.[$(1)]'
+endef
 
-.venv/.done: pyproject.toml
+setup: .venv/.dev  ## .venv with everything
+
+.venv/.demo: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[embedded,cpu,dev]'
+	$(BIN)/python -m pip install --quiet --upgrade pip uv
+	@echo "triton; sys_platform == 'none'" > $(WITHOUT)
+	@$(call install,embedded$(COMMA)cpu)
 	touch $@
 
-demo: setup  ## starts the service, fits on bundled sample photos, prints a table
+.venv/.dev: .venv/.demo
+	@$(call install,embedded$(COMMA)cpu$(COMMA)dev)
+	touch $@
+
+demo: .venv/.demo  ## starts the service, fits on bundled sample photos, prints a table
 	$(BIN)/python -m service.demo
 
-serve: setup  ## rmadapter up
+serve: .venv/.demo  ## rmadapter up
 	$(BIN)/rmadapter up
 
 # Half of it waits for other processes; two at a time, with a thread each, take half as long.
@@ -36,8 +54,8 @@ docs: .venv/.docs  ## docs/ as a site, into site/; fails on a dead link
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict \
 		--config-file docs/site/mkdocs.yml --site-dir $(CURDIR)/site
 
-.venv/.docs: .venv/.done
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+.venv/.docs: .venv/.dev
+	@$(call install,embedded$(COMMA)cpu$(COMMA)dev$(COMMA)docs)
 	touch $@
 
 soak: setup  ## kills, isolation, overload, fuzzing: hours; make soak SOAK="--minutes 5 --rounds 10"

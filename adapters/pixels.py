@@ -69,6 +69,7 @@ _JPEG, _SCAN, _MAX_SCANS = b"\xff\xd8", b"\xff\xda", 500
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that Pillow unpacks; large ones make it fail
 _MAX_TEXT, _MAX_TEXTS = 2**20, 2**24  # unpacked bytes of one such chunk, and of all together
+_SMALL = 32  # pixels of a side; the smallest photos that people classify, CIFAR's, have as many
 _WHOLE = 1 << 20  # a target side in pixels so large that no picture is reduced
 
 # Pillow warns about odd metadata and large pictures; the code below refuses what matters. The
@@ -124,6 +125,8 @@ def decode_image(
     if data.startswith(_JPEG) and data.count(_SCAN) > _MAX_SCANS:
         raise BadImage(f"a JPEG of more than {_MAX_SCANS} scans")
     image, box = _open(data, spec.size, limits, warn)
+    if min(image.size) < _SMALL:
+        warn(f"only {image.width} × {image.height} pixels: too few to show much")
     return _crop(image, box, spec)
 
 

@@ -7,31 +7,41 @@
         answer = await client.classify([("a.jpg", data)], ["rose", "tulip"], adapter="flowers")
 
 Both send what the same functions below make. A call without a method of its own goes through
-`call`. Answers are the contract's JSON; refusals are ClientError.
+`call`. Answers are the contract's JSON; refusals are ClientError. A service that is busy says when
+to ask again, and is asked again then: see `_Patience`.
+
+This file imports httpx alone, and nothing else of this project: the wheel has it a second time, as
+the package `rmadapter_client` for other programs, which may have a `service` of their own.
 """
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import httpx
 
-from adapters.errors import RMAdapterError
-
 Json = dict[str, Any]
 File = tuple[str, bytes]  # its name, its bytes
 
 _TIMEOUT = httpx.Timeout(120.0, connect=5.0)  # seconds; an upload of a large archive takes a minute
 _FILES_AT_ONCE = 32  # files of one upload, 100 MB of phone photos
+_WAIT_SECONDS = 60.0  # of one call, for a service that is busy
+_TOO_MANY, _UNAVAILABLE = 429, 503
+_MAKE_NOTHING = ("/v1/classify", "/v1/embeddings")  # a POST to these can be repeated
 
 
-class ClientError(RMAdapterError):
-    """The service's refusal in its own words, or why it was not reached (`status` 0)."""
+class ClientError(Exception):
+    """The service's refusal in its own words, or why it was not reached (`status` 0).
 
-    def __init__(self, detail: str, status: int = 0) -> None:
+    `retry_after` is in seconds, where the service says when to ask again.
+    """
+
+    def __init__(self, detail: str, status: int = 0, retry_after: float | None = None) -> None:
         super().__init__(detail)
-        self.status = status
+        self.status, self.retry_after = status, retry_after
 
 
 class Call(NamedTuple):
@@ -95,11 +105,40 @@ def embeddings(inputs: Sequence[str], adapter: str | None = None) -> Call:
     return Call("POST", "/v1/embeddings", {"json": body})
 
 
-class Client:
-    """Waits for each answer. Threads may share one."""
+class _Patience:
+    """How long one call still waits for a service that is busy.
 
-    def __init__(self, url: str, api_key: str) -> None:
+    Two refusals are asked again after the seconds of their Retry-After: 429, which the service
+    gives before it does anything, and 503 where a repeat makes nothing twice. What would take
+    longer than is left, such as a quota that is used up, is an error at once.
+    """
+
+    def __init__(self, seconds: float, method: str, path: str) -> None:
+        self._left = seconds
+        again = method != "POST" or path in _MAKE_NOTHING
+        self._statuses = (_TOO_MANY, _UNAVAILABLE) if again else (_TOO_MANY,)
+
+    def pause(self, response: httpx.Response) -> float | None:
+        """Seconds to wait before the next try; None: this is the answer."""
+        seconds = _retry_after(response)
+        if response.status_code not in self._statuses or seconds is None or seconds > self._left:
+            return None
+        self._left -= max(seconds, 1.0)  # a Retry-After of 0 may not go on for ever
+        return seconds
+
+
+class Client:
+    """Waits for each answer. Threads may share one.
+
+    Args:
+        url: of the service.
+        api_key: of a tenant, or of the administrator.
+        wait_seconds: how long one call waits for a service that is busy; 0: it is an error at once.
+    """
+
+    def __init__(self, url: str, api_key: str, wait_seconds: float = _WAIT_SECONDS) -> None:
         self.http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=_TIMEOUT)
+        self.wait_seconds = wait_seconds
 
     def __enter__(self) -> Self:
         return self
@@ -109,11 +148,15 @@ class Client:
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """One request, by httpx's options; None for an empty answer."""
-        try:
-            response = self.http.request(method, path, **options)
-        except httpx.HTTPError as error:
-            raise _unreached(self.http.base_url, error) from error
-        return _answer(response)
+        patience = _Patience(self.wait_seconds, method, path)
+        while True:
+            try:
+                response = self.http.request(method, path, **options)
+            except httpx.HTTPError as error:
+                raise _unreached(self.http.base_url, error) from error
+            if (seconds := patience.pause(response)) is None:
+                return _answer(response)
+            time.sleep(seconds)
 
     def _do(self, call: Call) -> Any:
         return self.call(call.method, call.path, **call.options)
@@ -202,10 +245,11 @@ class Client:
 
 
 class AsyncClient:
-    """The same for asyncio."""
+    """The same for asyncio, made from the same arguments."""
 
-    def __init__(self, url: str, api_key: str) -> None:
+    def __init__(self, url: str, api_key: str, wait_seconds: float = _WAIT_SECONDS) -> None:
         self.http = httpx.AsyncClient(base_url=url, headers=_headers(api_key), timeout=_TIMEOUT)
+        self.wait_seconds = wait_seconds
 
     async def __aenter__(self) -> Self:
         return self
@@ -215,11 +259,15 @@ class AsyncClient:
 
     async def call(self, method: str, path: str, **options: Any) -> Any:
         """One request, by httpx's options; None for an empty answer."""
-        try:
-            response = await self.http.request(method, path, **options)
-        except httpx.HTTPError as error:
-            raise _unreached(self.http.base_url, error) from error
-        return _answer(response)
+        patience = _Patience(self.wait_seconds, method, path)
+        while True:
+            try:
+                response = await self.http.request(method, path, **options)
+            except httpx.HTTPError as error:
+                raise _unreached(self.http.base_url, error) from error
+            if (seconds := patience.pause(response)) is None:
+                return _answer(response)
+            await asyncio.sleep(seconds)
 
     async def _do(self, call: Call) -> Any:
         return await self.call(call.method, call.path, **call.options)
@@ -308,7 +356,7 @@ class AsyncClient:
 
 
 def _headers(api_key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {api_key}"}
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
 def _page(query: Json, cursor: str | None) -> Json:
@@ -327,7 +375,18 @@ def _read(files: Sequence[Path | File]) -> list[File]:
 def _answer(response: httpx.Response) -> Any:
     if response.is_error:
         raise _refusal(response)
-    return response.json() if response.content else None
+    try:
+        return response.json() if response.content else None
+    except ValueError as error:
+        raise ClientError(f"{response.url} does not answer as rmadapter does") from error
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds; None where the service does not say, or says a date, as it never does."""
+    try:
+        return max(0.0, float(response.headers["Retry-After"]))
+    except (KeyError, ValueError):
+        return None
 
 
 def _unreached(url: httpx.URL, error: httpx.HTTPError) -> ClientError:
@@ -345,4 +404,4 @@ def _refusal(response: httpx.Response) -> ClientError:
         reason = "\n  ".join([problem["detail"], *details])
     except (ValueError, KeyError, TypeError):
         reason = f"{response.status_code} {response.reason_phrase}"
-    return ClientError(reason, response.status_code)
+    return ClientError(reason, response.status_code, _retry_after(response))

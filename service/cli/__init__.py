@@ -1,25 +1,32 @@
 """The command line: `rmadapter …`."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from typer.core import TyperGroup
 
 from service import __version__, logs, tracing
+from service.cli.access import calls_service
+from service.cli.classify import classify
 from service.cli.evaluate import evaluate_app
 from service.cli.export import export
 from service.cli.importers import Labelled, from_folder
 from service.cli.imports import import_app
+from service.cli.login import login, logout
+from service.cli.reach import Finding, reach
 from service.cli.tenants import keys_app, tenants_app
 from service.cli.terminal import (
     Cell,
     JsonFlag,
     coloured,
     connected,
+    end,
     err,
     errors,
     out,
@@ -31,18 +38,35 @@ from service.cli.upload import show_count, show_left_out, upload_archive, upload
 from service.client import Client, ClientError, Json
 from service.settings import Settings
 
+
+class _Root(TyperGroup):
+    """All commands. Those of the service itself need packages that its clients do without."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command; what to install, where `pip install rmadapter` left its packages out."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            if find_spec("torch") is not None:
+                raise
+            end(
+                f"this command needs the service's packages, and {error.name} is not installed\n"
+                "pip install 'rmadapter[cpu,embedded]', or 'rmadapter[gpu,embedded]' for an NVIDIA "
+                "GPU"
+            )
+
+
 app = typer.Typer(
+    cls=_Root,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    epilog="Exit codes: 0, done; 1, failed or refused; 2, the command line is wrong. "
-    "`--install-completion` completes commands in your shell.",
+    epilog="Exit codes: 0, done; 1, failed or refused; 2, the command line is wrong; 130, ended by "
+    "Ctrl-C. `--install-completion` completes commands in your shell.",
 )
 app.add_typer(tenants_app, name="tenants")
 app.add_typer(keys_app, name="keys")
 app.add_typer(import_app, name="import")
 app.add_typer(evaluate_app, name="evaluate", help="The paper's protocols, beside the baselines.")
-
-_CLASSIFY_AT_ONCE = 32  # pictures of one request
 
 Adapter = Annotated[str, typer.Option(help="the adapter's name")]
 
@@ -129,7 +153,12 @@ def _observed(settings: Settings, name: str) -> Settings:
     return settings
 
 
+app.command()(calls_service(login))
+app.command()(logout)
+
+
 @app.command()
+@calls_service
 def fit(
     adapter: Adapter,
     source: Annotated[
@@ -164,45 +193,11 @@ def fit(
         _show_fit(job, as_json)
 
 
-@app.command()
-def classify(
-    images: Annotated[list[Path], typer.Argument(help="photos")],
-    classes: Annotated[str | None, typer.Option(help="class names, separated by commas")] = None,
-    adapter: Annotated[
-        str | None, typer.Option(help="the adapter's name; omit it for zero-shot")
-    ] = None,
-    version: Annotated[
-        int | None, typer.Option(min=1, help="a version of the adapter; omit it for the live one")
-    ] = None,
-    min_score: Annotated[
-        float | None, typer.Option(help="a lower score answers none of these")
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Classifies photos.
-
-    Example: rmadapter classify *.jpg --adapter flowers --classes rose,tulip
-    """
-    if version is not None and adapter is None:
-        raise typer.BadParameter("--version needs --adapter")
-    names = [name.strip() for name in classes.split(",")] if classes is not None else None
-    options = {"version": version, "min_score": min_score, "top_k": 3}
-    with errors(), connected() as client:
-        results: list[Json] = []
-        for start in range(0, len(images), _CLASSIFY_AT_ONCE):
-            files = [(str(p), p.read_bytes()) for p in images[start : start + _CLASSIFY_AT_ONCE]]
-            answer = client.classify(files, names, adapter, **options)
-            results += answer["results"]
-        answer["results"] = results
-        if as_json:
-            print_json(answer)
-        else:
-            _show_answers(answer)
-    if any(result["error"] for result in results):
-        raise typer.Exit(1)
+app.command()(calls_service(classify))
 
 
 @app.command()
+@calls_service
 def adapters(as_json: JsonFlag = False) -> None:
     """Lists adapters and their versions."""
     columns = ("adapter", "version", "", "classes", "held-out accuracy", "zero-shot")
@@ -223,6 +218,7 @@ def _version_rows(adapter: Json) -> Iterator[tuple[Cell, ...]]:
 
 
 @app.command()
+@calls_service
 def datasets(as_json: JsonFlag = False) -> None:
     """Lists data sets."""
     show_list("/v1/datasets", as_json, ("data set", "name", "photos", "classes"), _dataset_rows)
@@ -234,26 +230,50 @@ def _dataset_rows(dataset: Json) -> Iterator[tuple[Cell, ...]]:
 
 
 @app.command()
+@calls_service
 def publish(
     adapter: Annotated[str, typer.Argument(help="its name")],
     version: Annotated[int, typer.Argument(help="a newer version, or an older one to roll back")],
+    as_json: JsonFlag = False,
 ) -> None:
     """Makes a version live. No request is missed.
 
     Example: rmadapter publish flowers 2
     """
     with errors(), connected() as client:
-        client.publish(adapter, version)
+        made = client.publish(adapter, version)
+    if as_json:
+        print_json(made)
+    else:
+        out.print(f"{adapter} version {version} is live", highlight=False)
 
 
 app.command()(export)
 
 
 @app.command()
+@calls_service
 def jobs(as_json: JsonFlag = False) -> None:
     """Lists fits."""
     columns = ("job", "adapter", "state", "version", "started", "error")
     show_list("/v1/jobs", as_json, columns, _job_rows)
+
+
+@app.command()
+@calls_service
+def cancel(
+    job: Annotated[str, typer.Argument(help="its id, as `jobs` has it")], as_json: JsonFlag = False
+) -> None:
+    """Cancels a fit that waits or runs.
+
+    Example: rmadapter cancel job_0123456789abcdef
+    """
+    with errors(), connected() as client:
+        ended = client.call("DELETE", f"/v1/jobs/{job}")
+    if as_json:
+        print_json(ended)
+    else:
+        out.print(f"{job} {ended['state']}", highlight=False)
 
 
 def _job_rows(job: Json) -> Iterator[tuple[Cell, ...]]:
@@ -262,6 +282,7 @@ def _job_rows(job: Json) -> Iterator[tuple[Cell, ...]]:
 
 
 @app.command()
+@calls_service
 def doctor(
     as_json: JsonFlag = False,
     orphans: Annotated[
@@ -271,18 +292,18 @@ def doctor(
         bool, typer.Option("--mend", help="with --orphans: delete such files and records")
     ] = False,
 ) -> None:
-    """Checks GPU, ONNX Runtime, model, Redis, blob store, disk and key; says what to fix.
+    """Checks service and key; then, of a service here, GPU, model, Redis, blob store and disk.
+
+    It says what to fix, and exits with 1 where something is wrong.
 
     Example: RMADAPTER_REDIS_URL=redis://redis:6379 rmadapter doctor
     """
-    from service.cli.doctor import findings
-
     logs.set_up("text", "error")
     if orphans:
         _show_orphans(as_json, mend)
         return
     with errors():
-        found = list(findings(Settings()))
+        found = list(_findings(Settings()))
     if as_json:
         print_json([asdict(finding) for finding in found])
     else:
@@ -290,6 +311,15 @@ def doctor(
         out.print(table_of(("", "what", "found", "to fix"), rows))
     if any(finding.state == "fail" for finding in found):
         raise typer.Exit(1)
+
+
+def _findings(settings: Settings) -> Iterator[Finding]:
+    yield from reach(settings)
+    if find_spec("torch") is None:  # a client alone
+        return
+    from service.cli.doctor import findings
+
+    yield from findings(settings)
 
 
 def _show_orphans(as_json: bool, mend: bool) -> None:
@@ -327,6 +357,7 @@ def openapi() -> None:
 @app.command()
 def backup(
     file: Annotated[Path, typer.Argument(help="a tar file; compressed if named …gz")],
+    as_json: JsonFlag = False,
 ) -> None:
     """Writes a backup of all tenants into one file; servers and workers keep running.
 
@@ -344,12 +375,17 @@ def backup(
         except Unavailable as error:
             err.print(f"{error}: what was deleted a moment ago may be in the backup")
             pending = Pending(())
-        out.print(f"{run_backup(records.blobs, file, pending)} blobs in {file}")
+        blobs = run_backup(records.blobs, file, pending)
+    if as_json:
+        print_json({"blobs": blobs, "file": str(file)})
+    else:
+        out.print(f"{blobs} blobs in {file}")
 
 
 @app.command()
 def restore(
     file: Annotated[Path | None, typer.Argument(help="a file that `backup` wrote")] = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Rebuilds Redis from the object store; with FILE, an empty deployment from a backup."""
     from service.embedded import stopped
@@ -368,6 +404,10 @@ def restore(
             restored = restore_backup(records, file, left_out)
         else:
             restored = run_restore(records, left_out)
+    if as_json:
+        left = [{"file": path, "reason": reason} for path, reason in unread]
+        print_json({"tenants": restored, "left_out": left})
+    else:
         out.print(f"restored {restored} tenants")
         show_left_out(unread)
     if unread:
@@ -378,7 +418,7 @@ def follow(client: Client, job_id: str) -> Json:
     """Shows a fit's progress until it ended; the ended job."""
     columns = (TextColumn("fit"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     loss = TextColumn("{task.fields[loss]}")
-    with Progress(*columns, loss, console=err) as bar:
+    with _cancelled_by_ctrl_c(client, job_id), Progress(*columns, loss, console=err) as bar:
         task = bar.add_task("fit", total=None, loss="waiting for a worker")
         for job in client.job_events(job_id):
             progress = job["progress"]
@@ -386,6 +426,17 @@ def follow(client: Client, job_id: str) -> Json:
                 shown = f"loss {progress['loss']:.3f}"
                 bar.update(task, total=progress["steps"], completed=progress["step"], loss=shown)
     return job
+
+
+@contextmanager
+def _cancelled_by_ctrl_c(client: Client, job_id: str) -> Iterator[None]:
+    """Nobody waits for the fit any more: its worker is free for the next one."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        ended = client.call("DELETE", f"/v1/jobs/{job_id}")
+        err.print(f"{job_id} {ended['state']}", highlight=False)
+        raise
 
 
 def _read(source: Path) -> Labelled | None:
@@ -413,21 +464,6 @@ def _show_fit(job: Json, as_json: bool) -> None:
         out.print(f"zero-shot {_accuracy(metrics['zero_shot'])}")
     if job["state"] != "succeeded":
         raise ClientError(f"the fit has {job['state']}: {job['error'] or ''}")
-
-
-def _show_answers(answer: Json) -> None:
-    name = f"{answer['adapter']} version {answer['version']}" if answer["adapter"] else "zero-shot"
-    rows = map(_answer_row, answer["results"])
-    out.print(table_of(("file", "label", "score", "next"), rows, title=name))
-
-
-def _answer_row(result: Json) -> tuple[Cell, ...]:
-    if result["error"]:
-        return result["file"], Text(result["error"], "red"), "", ""
-    first, *others = result["predictions"]
-    rest = ", ".join(f"{p['label']} {p['score']:.2f}" for p in others)
-    label = Text(result["label"], "green") if result["label"] else Text("none of these", "dim")
-    return result["file"], label, f"{first['score']:.2f}", Text(rest, "dim")
 
 
 def _accuracy(report: Json | None) -> str:

@@ -1,36 +1,27 @@
-"""`rmadapter doctor`: what this machine and the settings have, and what to fix."""
+"""`rmadapter doctor`: what a service on this machine would have, and what to fix.
 
-import os
+What any client has, the address and the key, is looked at by `service.cli.reach`.
+"""
+
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from adapters.errors import RMAdapterError
+from service.cli.reach import Finding, State
 from service.embedded.redis_server import find_server
 from service.records.store import connect
 from service.settings import Settings
 from service.wiring import clip_of, records_of
 
-State = Literal["ok", "warn", "fail"]
 _REDIS_SECONDS = 3.0
 _MIN_REDIS = (7, 0)
 _MIN_FREE = 5 * 2**30
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at; `mend` says what to do, where there is something."""
-
-    what: str
-    state: State
-    says: str
-    mend: str = ""
 
 
 def findings(settings: Settings) -> Iterator[Finding]:
@@ -42,7 +33,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
         _redis,
         _blobs,
         _disk,
-        _key,
+        _model_cache,
     ]
     for look in looks:
         name = look.__name__.strip("_")
@@ -160,14 +151,14 @@ def _existing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
-def _key(settings: Settings) -> Iterator[Finding]:
-    file = settings.data_dir / "default.key"
-    if "RMADAPTER_API_KEY" in os.environ:
-        yield Finding("key", "ok", "RMADAPTER_API_KEY")
-    elif not file.exists():
-        mend = "`rmadapter up` makes one here; for a server elsewhere set RMADAPTER_API_KEY"
-        yield Finding("key", "warn", f"no {file} yet", mend)
-    elif file.stat().st_mode & 0o077:
-        yield Finding("key", "warn", f"others can read {file}", f"chmod 600 {file}")
-    else:
-        yield Finding("key", "ok", str(file))
+def _model_cache(settings: Settings) -> Iterator[Finding]:
+    """Where exported graphs are kept: a folder that cannot be written costs each start minutes."""
+    folder, mend = settings.cache_dir, "RMADAPTER_CACHE_DIR: a folder that this user may write"
+    try:
+        with tempfile.TemporaryFile(dir=_existing(folder)):
+            pass
+    except OSError as error:
+        yield Finding("model cache", "fail", f"{folder}: {error.strerror}", mend)
+        return
+    graphs = len(list(folder.glob("onnx/*/*.onnx")))
+    yield Finding("model cache", "ok", f"{folder} can be written; {graphs} graphs")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from service.cli.access import calls_service
 from service.cli.importers import (
     BadImport,
     Labelled,
@@ -31,6 +32,7 @@ _MAX_NAME = 100  # characters of a data set's name
 
 
 @import_app.command("custom-vision")
+@calls_service
 def import_custom_vision(
     path: Annotated[Path, typer.Argument(help="a folder with photos and GetTaggedImages' JSON")],
     endpoint: Annotated[
@@ -62,8 +64,9 @@ def import_custom_vision(
 
 
 @import_app.command("csv")
+@calls_service
 def import_csv(
-    file: Annotated[Path, typer.Argument(help="a line a photo")],
+    file: Annotated[Path, typer.Argument(help="a file with a line per photo")],
     image: Annotated[
         str, typer.Option(help="the column of paths, from the file on: its name or number")
     ] = "image",
@@ -80,13 +83,14 @@ def import_csv(
 
 
 @import_app.command("folder")
+@calls_service
 def import_folder(
-    path: Annotated[Path, typer.Argument(help="a folder a class, also within train, val, test")],
+    path: Annotated[Path, typer.Argument(help="a folder per class, also within train, val, test")],
     name: DatasetName = None,
     dry_run: DryRun = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """A folder a class, as torchvision's ImageFolder and YOLO's classification have it.
+    """A folder per class, as torchvision's ImageFolder and YOLO's classification have it.
 
     Example: rmadapter import folder ./flowers
     """
@@ -94,6 +98,7 @@ def import_folder(
 
 
 @import_app.command("coco")
+@calls_service
 def import_coco(
     path: Annotated[Path, typer.Argument(help="the JSON file, or the folder that was exported")],
     name: DatasetName = None,
@@ -108,6 +113,7 @@ def import_coco(
 
 
 @import_app.command("voc")
+@calls_service
 def import_voc(
     path: Annotated[Path, typer.Argument(help="a folder with Annotations and JPEGImages")],
     name: DatasetName = None,
@@ -122,6 +128,7 @@ def import_voc(
 
 
 @import_app.command("label-studio")
+@calls_service
 def import_label_studio(
     path: Annotated[Path, typer.Argument(help="its JSON or JSON-MIN, the photos beside it")],
     name: DatasetName = None,
@@ -136,6 +143,7 @@ def import_label_studio(
 
 
 @import_app.command("huggingface")
+@calls_service
 def import_huggingface(
     path: Annotated[Path, typer.Argument(help="a folder with metadata.csv or metadata.jsonl")],
     label: Annotated[str | None, typer.Option(help="the field of the class")] = None,

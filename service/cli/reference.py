@@ -20,6 +20,14 @@ from service.settings import Settings
 _MADE = "<!-- Made by `python -m service.cli.reference docs`; edit the code, not this page. -->"
 _EXAMPLE = re.compile(r"^Example: (.+)$", re.MULTILINE)
 _HIDDEN = ("help", "install_completion", "show_completion")  # told once, above all commands
+_ACCESS = """## The service and its key
+
+A command that calls the service takes `--url` and `--key`. What they do not say comes from
+`RMADAPTER_URL` and `RMADAPTER_API_KEY`, else from the login, else it is `rmadapter up` on this
+machine: `http://127.0.0.1:8000` and `~/.rmadapter/default.key`. A stored key goes to the service it
+is of, and to no other. The commands below `tenants` take the administrator's key:
+`RMADAPTER_ADMIN_KEY`, or the login's. No command prints a key that it was given."""
+_ALSO = "Also `--url` and `--key`: [the service and its key](#the-service-and-its-key)."
 
 
 def command_line() -> str:
@@ -33,6 +41,8 @@ def command_line() -> str:
         "`--help` after a command says the same in a terminal.",
         "",
         root.epilog or "",
+        "",
+        _ACCESS,
     ]
     for path, command in _commands(root, ("rmadapter",)):
         lines += ["", *_section(path, command)]
@@ -71,10 +81,17 @@ def _section(path: tuple[str, ...], command: Any) -> Iterator[str]:
     yield " ".join(_EXAMPLE.sub("", text).split())
     for example in _EXAMPLE.findall(text):
         yield from ("", f"    {example}")
-    shown = [p for p in command.params if not getattr(p, "hidden", False) and p.name not in _HIDDEN]
+    calls_service = {"url", "key"} <= {p.name for p in command.params}
+    hidden = (*_HIDDEN, "url", "key") if calls_service else _HIDDEN
+    shown = [p for p in command.params if not getattr(p, "hidden", False) and p.name not in hidden]
     if shown:
         rows = map(_parameter, sorted(shown, key=_options_last))
         yield from ("", *_table(("argument or option", "what it is"), rows))
+    if calls_service:
+        yield from (
+            "",
+            "Also `--url` and `--key`: [the service and its key](#the-service-and-its-key).",
+        )
 
 
 def _options_last(given: Any) -> bool:

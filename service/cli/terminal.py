@@ -4,7 +4,6 @@ Exit codes: 0, done; 1, it failed or was refused, and stderr says why; 2, the co
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adapters.errors import RMAdapterError
+from service.cli.access import key_and_source, service_url
 from service.client import Client, ClientError, Json
 from service.errors import problems_of
 from service.settings import Settings
@@ -35,8 +35,8 @@ _COLOURS = {
 }
 JsonFlag = Annotated[bool, typer.Option("--json", help="JSON for machines")]
 _HINTS = {  # by the status of a refusal: what to do next
-    0: "`rmadapter doctor` looks for the reason; RMADAPTER_URL names a service elsewhere",
-    401: "the key is RMADAPTER_API_KEY, or in ~/.rmadapter/default.key on the machine of `up`",
+    0: "`rmadapter doctor` looks for the reason; `rmadapter login` or --url names another service",
+    401: "`rmadapter login` stores another key; that of `up` is in ~/.rmadapter/default.key there",
     403: "another key may do it: `rmadapter keys create --scope manage`, or ask the administrator",
     404: "`rmadapter adapters` and `rmadapter datasets` list what there is",
     429: "try again in a while; quotas and rates are the service's settings",
@@ -89,35 +89,21 @@ def errors() -> Iterator[None]:
         yield
     except ValidationError as error:  # of a setting
         wrong = [f"{problem.field}: {problem.reason}" for problem in problems_of(error.errors())]
-        _end("; ".join(wrong))
-    except (RMAdapterError, OSError) as error:
+        end("; ".join(wrong))
+    except (RMAdapterError, ClientError, OSError) as error:
         hint = _HINTS.get(error.status, "") if isinstance(error, ClientError) else ""
-        _end(f"{error}\n{hint}".strip())
+        end(f"{error}\n{hint}".strip())
 
 
-def _end(reason: str) -> NoReturn:
+def end(reason: str) -> NoReturn:
+    """The reason on stderr, and exit code 1."""
     err.print("[red]error:[/]", Text(reason), highlight=False)
     sys.exit(1)
 
 
 @contextmanager
 def connected(admin: bool = False) -> Iterator[Client]:
-    """A client of RMADAPTER_URL, or of this machine's `up`."""
+    """A client of the service that the command line, the environment or a login names."""
     settings = Settings()
-    url = os.environ.get("RMADAPTER_URL", f"http://{settings.host}:{settings.port}")
-    with Client(url, _key(settings, admin)) as client:
+    with Client(service_url(settings), key_and_source(settings, admin)[0]) as client:
         yield client
-
-
-def _key(settings: Settings, admin: bool) -> str:
-    """From the settings or the environment, else from the file that `up` wrote."""
-    name = "RMADAPTER_ADMIN_KEY" if admin else "RMADAPTER_API_KEY"
-    if admin and settings.admin_key is not None:  # also where a secret's file is mounted
-        return settings.admin_key.get_secret_value()
-    if name in os.environ:
-        return os.environ[name]
-    file = settings.data_dir / ("admin.key" if admin else "default.key")
-    try:
-        return file.read_text().strip()
-    except OSError as error:
-        raise ClientError(f"no key in {file}: start `rmadapter up`, or set {name}") from error

@@ -49,8 +49,17 @@ def up(settings: Settings) -> None:
         if admin_key_is_new and settings.admin_key:
             print(f"the admin key is in {settings.data_dir / 'admin.key'}")
         print(f"open {url} and sign in with the key in {settings.data_dir / 'default.key'}")
+        if _elsewhere(settings):
+            key = settings.data_dir / "default.key"
+            print(f"for other commands: rmadapter login --url {url} --key-stdin < {key}")
         print(f"keys and data lie in {settings.data_dir}", flush=True)
         serve_app(components, listener, drain_seconds=0.0)  # nobody to take over
+
+
+def _elsewhere(settings: Settings) -> bool:
+    """Whether options of `up` put it where another command would not look for it."""
+    usual = Settings()
+    return (settings.port, settings.data_dir) != (usual.port, usual.data_dir)
 
 
 def _make_private(folder: Path) -> None:

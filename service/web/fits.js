@@ -180,6 +180,7 @@ function whatNext(state) {
   const { adapted } = state.metrics;
   return [
     adapted ? h("p", {}, h("strong", {}, `${rightOf(adapted)} it had not seen`), ` were classified right ${interval(adapted)}.`) : null,
+    adapted ? h("p", { class: "hint" }, "For this count, each photo was classified by a fit on the others; then the version was fitted on all.") : null,
     h("div", { class: "row" },
       h("a", { class: "button primary", href: `#/classifiers/${place}` }, "See how good it is"),
       h("a", { class: "button", href: `#/try/${place}` }, `Try version ${state.version}`), back),

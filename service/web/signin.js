@@ -30,7 +30,7 @@ export function signIn(enter) {
   button,
   h("p", { class: "hint" }, "It stays in this tab and is gone when you close it. Where do you get one?"),
   h("ul", { class: "hint" },
-    h("li", {}, "After ", h("code", {}, "rmadapter up"), " on this machine it is in ", h("code", {}, "~/.rmadapter/default.key"), "."),
+    h("li", {}, "After ", h("code", {}, "rmadapter up"), " it is in the file that was printed: ", h("code", {}, "~/.rmadapter/default.key"), "."),
     h("li", {}, "With Docker Compose: ", h("code", {}, "docker compose exec api rmadapter tenants create NAME")),
     h("li", {}, "On Kubernetes: ", h("code", {}, "kubectl -n rmadapter exec deployment/api -- rmadapter tenants create NAME")),
     h("li", {}, "An admin key opens the list of tenants; there you make one and see its key.")));

@@ -159,3 +159,12 @@ def test_bytes_and_pixels_have_a_limit() -> None:
         decode_image(data, SPEC, ImageLimits(max_bytes=100))
     with pytest.raises(BadImage, match="30×40 is more than 1,199 pixels"):
         decode_image(data, SPEC, ImageLimits(max_pixels=1199))
+
+
+@pytest.mark.parametrize(("size", "told"), [((2, 2), True), ((200, 31), True), ((32, 32), False)])
+def test_a_picture_of_few_pixels_is_read_and_told(size: tuple[int, int], told: bool) -> None:
+    file, said = io.BytesIO(), list[str]()
+    Image.new("RGB", size, (10, 20, 30)).save(file, "PNG")
+    assert decode_image(file.getvalue(), SPEC, warn=said.append).shape == (3, SPEC.size, SPEC.size)
+    assert bool(said) == told
+    assert all(f"{size[0]} × {size[1]} pixels" in text for text in said)

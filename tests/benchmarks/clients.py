@@ -22,7 +22,10 @@ class Caller:
 
     def burst(self, clients: int, requests: int) -> list[float]:
         """Milliseconds of each of so many requests, by so many clients who never pause."""
-        with Client(self.url, self.api_key) as client, ThreadPoolExecutor(clients) as threads:
+        with (
+            Client(self.url, self.api_key, wait_seconds=0) as client,
+            ThreadPoolExecutor(clients) as threads,
+        ):
 
             def once(i: int) -> float:
                 start = time.perf_counter()
@@ -38,7 +41,10 @@ class Caller:
     def flood(self, clients: int, seconds: float) -> None:
         """Asks and asks, refused or not."""
         end = time.monotonic() + seconds
-        with Client(self.url, self.api_key) as client, ThreadPoolExecutor(clients) as threads:
+        with (
+            Client(self.url, self.api_key, wait_seconds=0) as client,
+            ThreadPoolExecutor(clients) as threads,
+        ):
 
             def until_the_end(first: int) -> None:
                 for i in count(first):

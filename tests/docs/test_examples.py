@@ -14,6 +14,7 @@ import pytest
 
 from service.client import Client
 from service.demo.__main__ import PHOTOS
+from tests.support.client_alone import client_package
 from tests.support.cluster import Cluster
 from tests.support.paths import ROOT
 from tests.support.photos import photo_folder
@@ -46,9 +47,13 @@ def test_an_example_ends_with_an_answer(
     assert '"label":"lotus"' in done.stdout.replace(" ", "")
 
 
+def block(page: Path, language: str, number: int = 0) -> str:
+    """A fenced block of a page."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)[number]
+
+
 def readme_block(language: str, number: int = 0) -> str:
-    """A fenced block of README.md."""
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)[number]
+    return block(README, language, number)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +95,18 @@ def test_the_python_of_the_readme_prints_a_label(
 ) -> None:
     code = readme_block("python").replace("http://localhost:8000", environment["URL"])
     assert run([sys.executable, "-W", "ignore", "-c", code], flowers, environment) == "lotus\n"
+
+
+@pytest.mark.parametrize(("number", "ends"), [(0, "lotus\n"), (1, "succeeded\n")])
+def test_the_clients_of_the_api_page_work_without_the_rest_of_the_project(
+    environment: dict[str, str], flowers: Path, tmp_path: Path, number: int, ends: str
+) -> None:
+    code = block(ROOT / "docs" / "api.md", "python", number)
+    code = code.replace("http://localhost:8000", environment["URL"])
+    package = client_package(tmp_path)
+    (flowers / "app.py").write_text(code)
+    alone = environment | {"PYTHONPATH": str(package.parent)}
+    assert run([sys.executable, "app.py"], flowers, alone).endswith(ends)
 
 
 def test_the_refusal_of_the_readme_is_the_service_s_own(

@@ -1,14 +1,21 @@
 """Both clients do the same calls against a real server."""
 
 import asyncio
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from adapters.clip import FrozenCLIP
 from service.client import AsyncClient, Client, ClientError
 from service.demo.__main__ import PHOTOS
-from tests.support.api import Api
+from service.settings import Settings
+from tests.support.api import Api, start_api
 from training.data import Sample
 
 
@@ -20,6 +27,8 @@ class Waiting:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
+        if not callable(method):
+            return method
 
         def call(*arguments: object, **options: object) -> Any:
             made = method(*arguments, **options)
@@ -37,14 +46,18 @@ class Waiting:
 @pytest.fixture(params=["sync", "async"])
 def client(request: pytest.FixtureRequest, api: Api):
     key = api.new_tenant().http.headers["authorization"].split()[1]
-    if request.param == "sync":
-        with Client(api.url, key) as made:
+    yield from _clients(request.param, api.url, key)
+
+
+def _clients(kind: str, url: str, key: str, **options: Any) -> Iterator[Client | Waiting]:
+    if kind == "sync":
+        with Client(url, key, **options) as made:
             yield made
         return
     with asyncio.Runner() as runner:
-        made = AsyncClient(api.url, key)
-        yield Waiting(made, runner)
-        runner.run(made.__aexit__())
+        asynchronous = AsyncClient(url, key, **options)
+        yield Waiting(asynchronous, runner)
+        runner.run(asynchronous.__aexit__())
 
 
 def test_data_sets_are_made_filled_and_listed_in_pages(client, tmp_path: Path) -> None:
@@ -53,8 +66,6 @@ def test_data_sets_are_made_filled_and_listed_in_pages(client, tmp_path: Path) -
     files = sorted((PHOTOS / "crab").iterdir())[:3]
     answers = list(client.upload_class(made[0], "crab", files))
     assert [answer["accepted"] for answer in answers] == [3]
-    import zipfile
-
     archive = tmp_path / "lotus.zip"
     with zipfile.ZipFile(archive, "w") as stream:
         for file in sorted((PHOTOS / "lotus").iterdir())[:2]:
@@ -92,3 +103,65 @@ def test_a_service_that_is_not_there_is_told_at_once() -> None:
         client.call("GET", "/v1/adapters")
     assert refused.value.status == 0
     assert "rmadapter up" in str(refused.value)
+
+
+@pytest.fixture(params=["sync", "async"])
+def hurried(request: pytest.FixtureRequest, settings: Settings, clip: FrozenCLIP, server, tmp_path):
+    """A client of a service that takes one call a second of each kind, and how often it asks."""
+    own = {"redis_url": server.url, "blob_url": (tmp_path / "blobs").as_uri()}
+    rates = dict.fromkeys(("classify_rate", "classify_burst", "manage_rate", "manage_burst"), 1)
+    limits = rates | {"max_tenant_datasets": 1}
+    serving = contextmanager(start_api)
+    with serving(settings.model_copy(update=own | limits), clip) as api:
+        key = api.new_tenant().http.headers["authorization"].split()[1]
+        yield from _clients(request.param, api.url, key)
+
+
+def _statuses(client) -> list[int]:
+    """Of every answer from here on."""
+    seen: list[int] = []
+
+    def note(response: httpx.Response) -> None:
+        seen.append(response.status_code)
+
+    async def note_async(response: httpx.Response) -> None:
+        note(response)
+
+    one = isinstance(client.http, httpx.Client)
+    client.http.event_hooks["response"] = [note if one else note_async]
+    return seen
+
+
+def test_a_busy_service_is_asked_again_when_it_says(hurried, tmp_path: Path) -> None:
+    seen, started = _statuses(hurried), time.monotonic()
+    dataset = hurried.create_dataset("one")
+    archive = tmp_path / "photos.zip"
+    with zipfile.ZipFile(archive, "w") as stream:
+        for file in sorted((PHOTOS / "lotus").iterdir())[:2]:
+            stream.write(file, f"lotus/{file.name}")
+    assert hurried.upload_archive(dataset, archive)["labels"] == {"lotus": 2}  # sent twice, whole
+    assert seen == [201, 429, 200]
+    assert time.monotonic() - started > 0.9
+
+
+def test_what_would_take_too_long_is_an_error_at_once(hurried) -> None:
+    hurried.create_dataset("one")
+    time.sleep(1.1)
+    seen, started = _statuses(hurried), time.monotonic()
+    with pytest.raises(ClientError, match="quota") as refused:
+        hurried.create_dataset("two")
+    assert (refused.value.status, seen) == (429, [429])
+    assert refused.value.retry_after == 3600
+    assert time.monotonic() - started < 5
+
+
+def test_what_may_have_been_done_is_not_done_again(hurried, server) -> None:
+    """Redis is away: a question is asked again, what makes something is not."""
+    server.stop()
+    seen = _statuses(hurried)
+    getattr(hurried, "_client", hurried).wait_seconds = 3
+    for ask in (lambda: hurried.create_dataset("one"), lambda: hurried.call("GET", "/v1/adapters")):
+        with pytest.raises(ClientError) as refused:
+            ask()
+        assert refused.value.status == 503
+    assert seen[0] == 503 and len(seen) > 2

@@ -182,12 +182,14 @@ class Hosts:
 
     def new_tenant(self, server: str) -> Client:
         """A client of one server; `through` gives the same tenant's of another."""
-        with Client(self.servers[server].url, ADMIN_KEY) as admin:
+        with Client(self.servers[server].url, ADMIN_KEY, wait_seconds=0) as admin:
             made = admin.call("POST", "/v1/tenants", json={"name": "a tenant"})
         return self.through(server, made["api_key"])
 
     def through(self, server: str, api_key: str) -> Client:
-        return self._clients.enter_context(Client(self.servers[server].url, api_key))
+        return self._clients.enter_context(
+            Client(self.servers[server].url, api_key, wait_seconds=0)
+        )
 
 
 class Journey:

@@ -34,12 +34,12 @@ class Api:
     clients: ExitStack
 
     def admin(self) -> Client:
-        return Client(self.url, ADMIN_KEY)
+        return Client(self.url, ADMIN_KEY, wait_seconds=0)
 
     def new_tenant(self, name: str = "a tenant") -> Client:
         with self.admin() as admin:
             made = admin.call("POST", "/v1/tenants", json={"name": name})
-        client = self.clients.enter_context(Client(self.url, made["api_key"]))
+        client = self.clients.enter_context(Client(self.url, made["api_key"], wait_seconds=0))
         client.tenant = made["tenant"]
         return client
 

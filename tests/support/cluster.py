@@ -153,9 +153,11 @@ class Cluster:
     def new_tenant(self, url: str | None = None) -> tuple[str, Client]:
         """A new tenant's id, and a client with its key."""
         url = url or self.servers[0].url
-        with Client(url, ADMIN_KEY) as admin:
+        with Client(url, ADMIN_KEY, wait_seconds=0) as admin:
             made = admin.call("POST", "/v1/tenants", json={"name": "a tenant"})
-        return made["tenant"], self._clients.enter_context(Client(url, made["api_key"]))
+        return made["tenant"], self._clients.enter_context(
+            Client(url, made["api_key"], wait_seconds=0)
+        )
 
 
 def free_port() -> int:

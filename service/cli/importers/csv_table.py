@@ -1,4 +1,4 @@
-"""A table with a line a photo, as spreadsheets, scripts and other tools write it."""
+"""A table with a line per photo, as spreadsheets, scripts and other tools write it."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ Row = tuple[int, list[str]]  # its line, its cells
 
 
 def from_csv(file: Path, image: str = "image", label: str = "label") -> Labelled:
-    """A line a photo; paths are relative to the file. Encoding, delimiter and header are found out.
+    """A line per photo, with paths relative to the file. Encoding, delimiter, header are found out.
 
     Args:
         file: the table.

@@ -1,4 +1,4 @@
-"""A folder a class, as torchvision's ImageFolder and YOLO's classification have it."""
+"""A folder per class, as torchvision's ImageFolder and YOLO's classification have it."""
 
 from pathlib import Path
 

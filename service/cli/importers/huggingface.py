@@ -1,4 +1,4 @@
-"""Hugging Face's imagefolder: photos with a metadata.csv or metadata.jsonl, or a folder a class."""
+"""Hugging Face's imagefolder: photos with metadata.csv or metadata.jsonl, or a folder per class."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ Record = tuple[int, dict[str, Any]]  # its line, its fields
 
 
 def from_huggingface(folder: Path, label: str | None = None) -> Labelled:
-    """Reads all metadata files of a folder, such as one a split; without one, a folder a class.
+    """Reads all metadata files of a folder, such as one per split; without one, a folder per class.
 
     Args:
         folder: what `load_dataset("imagefolder", data_dir=…)` takes.

@@ -25,9 +25,10 @@ def run(api: Api, client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("RMADAPTER_URL", api.url)
     monkeypatch.setenv("RMADAPTER_API_KEY", client.http.headers["authorization"].split()[1])
     monkeypatch.setenv("RMADAPTER_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("COLUMNS", "200")
 
-    def invoke(*arguments: object) -> Result:
-        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    def invoke(*arguments: object, typed: str | None = None) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments], input=typed)
 
     return invoke

@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,10 @@ from service import __version__
 from service.cli import app
 from service.cli.terminal import coloured, table_of
 from service.client import Client
-from tests.support.api import ADMIN_KEY, Api
+from tests.support.api import ADMIN_KEY, Api, upload
 from tests.support.photos import photo_folder
 from tests.support.random_adapters import add_version
+from training.data import Sample
 
 runner = CliRunner()
 
@@ -165,6 +169,16 @@ def test_a_version_needs_an_adapter_and_counts_from_1(run, photos: Path, options
     assert "--version" in done.output
 
 
+def test_publish_says_what_is_live_and_cancel_ends_a_fit(
+    run, api: Api, client: Client, clip: FrozenCLIP, samples: list[Sample]
+) -> None:
+    add_version(api.components.records, clip, client.tenant, "mine", 1)
+    assert "mine version 1 is live" in run("publish", "mine", 1).output
+    assert json.loads(run("publish", "mine", 1, "--json").stdout)["adapter"] == "mine"
+    job = client.create_job(upload(client, samples[:30]), "other")["job"]
+    assert json.loads(run("cancel", job, "--json").stdout)["state"] == "cancelled"
+
+
 def test_keys_are_made_listed_and_revoked(run) -> None:
     made = json.loads(run("keys", "create", "--scope", "classify").stdout)
     listed = json.loads(run("keys", "list", "--json").stdout)
@@ -178,7 +192,7 @@ def test_keys_are_made_listed_and_revoked(run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "variables", "says"),
     [
-        (["adapters"], {"RMADAPTER_API_KEY": "rma_x"}, "the key is RMADAPTER_API_KEY, or in"),
+        (["adapters"], {"RMADAPTER_API_KEY": "rma_x"}, "`rmadapter login` stores another key"),
         (["adapters"], {"RMADAPTER_URL": "http://127.0.0.1:9"}, "`rmadapter doctor` looks"),
         (["publish", "nowhere", "1"], {}, "`rmadapter adapters` and `rmadapter datasets` list"),
         (["fit", "/nowhere", "--adapter", "a"], {}, "/nowhere does not exist"),
@@ -204,16 +218,29 @@ def test_a_wrong_command_line_is_exit_code_2(run, arguments: list) -> None:
     assert run(*arguments).exit_code == 2
 
 
-def test_every_command_has_help_and_those_that_take_something_an_example() -> None:
+def test_every_command_that_answers_does_so_as_json_and_clients_take_a_service() -> None:
+    processes = {"up", "serve", "worker", "openapi"}  # run on, or print JSON in any case
+    here = processes | {"logout", "backup", "restore"}
+    for name, command in all_commands():
+        options = {option for p in command.params for option in p.opts}
+        assert "--json" in options or name in processes, name
+        called = name not in here and not name.startswith("evaluate")
+        assert ({"--url", "--key"} <= options) == called, name
+
+
+def all_commands():
+    """(name, command) of each, also of groups."""
     import typer
 
-    root = typer.main.get_command(app)
-    commands = dict(root.commands.items())
-    for name, group in list(commands.items()):
-        if hasattr(group, "commands"):
-            del commands[name]
-            commands |= {f"{name} {sub}": command for sub, command in group.commands.items()}
-    for name, command in commands.items():
+    for name, command in typer.main.get_command(app).commands.items():
+        if hasattr(command, "commands"):
+            yield from ((f"{name} {sub}", one) for sub, one in command.commands.items())
+        else:
+            yield name, command
+
+
+def test_every_command_has_help_and_those_that_take_something_an_example() -> None:
+    for name, command in all_commands():
         assert command.help, name
         takes = [p for p in command.params if p.param_type_name == "argument" and p.required]
         if takes and not name.startswith("tenants"):
@@ -258,3 +285,11 @@ def test_the_administrators_commands_read_the_mounted_secret(
     result = runner.invoke(app, ["tenants", "create", "Meadow Ltd"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["api_key"].startswith("rma_")
+
+
+def test_a_shell_completes_commands() -> None:
+    command = Path(sys.executable).parent / "rmadapter"
+    words = {"COMP_WORDS": "rmadapter cla", "COMP_CWORD": "1"}
+    environment = os.environ | words | {"_RMADAPTER_COMPLETE": "complete_bash"}
+    done = subprocess.run([command], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["classify"], done.stderr

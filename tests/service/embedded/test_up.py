@@ -126,6 +126,17 @@ def test_three_commands_make_a_classifier(up: Up, folder: Path) -> None:
     assert "succeeded" in up.cli("jobs").stdout
 
 
+def test_up_in_a_place_of_its_own_says_how_other_commands_find_it(up: Up, tmp_path: Path) -> None:
+    (line,) = [line for line in up.log.read_text().splitlines() if "rmadapter login" in line]
+    said = line.partition("for other commands: rmadapter ")[2]
+    command = f"{sys.executable} -m service {said} && {sys.executable} -m service adapters"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RMADAPTER_")}
+    environment |= {"XDG_CONFIG_HOME": str(tmp_path), "RMADAPTER_DATA_DIR": str(tmp_path)}
+    done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"logged in to {up.url} as a tenant" in done.stdout
+
+
 def test_zero_shot_needs_no_adapter(up: Up) -> None:
     photo = sorted((PHOTOS / "umbrella").iterdir())[0]
     answered = up.cli("classify", photo, "--classes", "umbrella,starfish")

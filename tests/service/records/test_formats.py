@@ -58,7 +58,7 @@ def test_format_1_is_read_and_answers_as_it_did(
         records.store.flushall()
         assert restore(records) == 1
     for api in start_api(stored, clip):
-        with Client(api.url, ANSWER["key"]) as client:
+        with Client(api.url, ANSWER["key"], wait_seconds=0) as client:
             photos = [
                 (name.split("/")[1], (PHOTOS / name).read_bytes()) for name in ANSWER["files"]
             ]
@@ -107,7 +107,7 @@ def test_a_server_that_ran_before_the_upgrade_writes_nothing_after_it(
 ) -> None:
     records = open_records(stored.redis_url, stored.blob_url, stored)
     for api in start_api(stored, clip):
-        with Client(api.url, ANSWER["key"]) as client:
+        with Client(api.url, ANSWER["key"], wait_seconds=0) as client:
             client.create_dataset("before")
             records.store.set(FORMAT_KEY, "3")
             before = dump(records.store)

@@ -87,6 +87,7 @@ def see_what_it_is_worth(page: Page) -> None:
     expect(page.get_by_role("heading", name="Fit of Shore-and-pond")).to_be_visible()
     done = "Version 1 is ready and live."
     expect(page.locator(".lead")).to_have_text(done, timeout=FIT_MS)
+    expect(page.get_by_text("each photo was classified by a fit on the others")).to_be_visible()
     page.get_by_role("link", name="See how good it is").click()
     expect(page.get_by_text("Without fitting (zero-shot)")).to_be_visible()
     expect(
