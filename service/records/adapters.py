@@ -10,7 +10,7 @@ nothing of the other kind is there.
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from adapters.artifact import Manifest, decode_artifact, header_length, read_manifest, sha256
 from adapters.errors import BadArtifact
@@ -138,6 +138,11 @@ class Version:
     logit_scale: float
     created_at: str
     metrics: dict[str, Any]
+
+    @property
+    def kind(self) -> Literal["instant", "full"]:
+        """Whether it is of photos' features alone; earlier releases made full ones."""
+        return "instant" if self.metrics.get("kind") == "instant" else "full"
 
     @property
     def path(self) -> str:

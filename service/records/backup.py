@@ -4,7 +4,8 @@ The file is a tar with every blob of every tenant. It is read whole before anyth
 Redis is made anew from it (`service.records.restore`). Tenants' API keys are in it as hashes.
 
 It does not hold what Redis alone knows: jobs and their history, idempotency keys, the names of
-pictures' files, the numbers of deleted versions. It does not hold the admin key.
+pictures' files, the numbers of deleted versions. It does not hold the admin key, nor the frozen
+features of photos, which the next fit computes again.
 
 Consistent while the service runs, without a lock: pictures and versions never change, and what
 points to them is written after them. So they are copied first, then what points to them, outermost
@@ -50,6 +51,7 @@ _PATH = re.compile(
     r"adapters/[A-Za-z0-9][A-Za-z0-9._-]{0,199}/"
     r"(live\.json|live/[0-9]{16}\.json|versions/[0-9]{6,12}\.safetensors))"
 )
+_FEATURES = re.compile(rf"tenants/{_ID}/datasets/{_ID}/features/")  # computed again where missing
 _NOTHING = Pending(())
 
 
@@ -145,6 +147,8 @@ class _Snapshot:
 
     def __iter__(self) -> Iterator[tuple[str, bytes]]:
         for path in self._blobs.paths("tenants"):
+            if _FEATURES.match(path):
+                continue
             if not _PATH.fullmatch(path):
                 log.warning("left out, for it is nothing of this service: %s", path)
             elif not self._pending.covers(path):
