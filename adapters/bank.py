@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adapters.clip import Delta
+from adapters.clip import Delta, FrozenCLIP
 from adapters.config import TowerShape
 from adapters.errors import DoesNotFit
 from adapters.rmadapter import CLIPAdapters, TowerAdapters
@@ -48,6 +48,17 @@ class AdapterWeights:
 def export(adapters: CLIPAdapters) -> AdapterWeights:
     """Drops the reconstruction branch and folds α in; the features stay the same."""
     return AdapterWeights(_export_tower(adapters.image), _export_tower(adapters.text))
+
+
+def no_adapter(clip: FrozenCLIP) -> AdapterWeights:
+    """The smallest adapter, which changes nothing: all features are the frozen CLIP's."""
+
+    def tower(shape: TowerShape) -> TowerWeights:
+        d = shape.width
+        sizes = ((1, d, 1), (1, 1), (1, 1, d), (1, d))
+        return TowerWeights(shape.blocks, *(torch.zeros(size) for size in sizes))
+
+    return AdapterWeights(tower(clip.image), tower(clip.text))
 
 
 def _export_tower(tower: TowerAdapters) -> TowerWeights:

@@ -27,8 +27,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 TAU, GAMMA, LAMBDA = 0.3, 2.0, 0.1  # one setting, within 0.7 points of the best on two data sets
-RHO = 0.3  # 0.1 to 0.3 are equally good with 1, 5 or 50 requested names without photos
-OFFSET, SCALE = 0.2, 8.0  # defaults for one photo per class, where no photo can be held out
+# Chosen on PACS and tiny_imagenet by `python -m training.protocols.mixed`, for 1 to 50 requested
+# names without photos and 1 to 16 photos per class
+RHO, OFFSET = 0.5, 0.15  # the weight of names with photos, and the default offset
+SHOTS_TO_CHOOSE = 3  # mean photos per class from which on the offset is chosen on the photos
+SCALE = 8.0  # default for one photo per class, where no photo can be held out
 MOST_PHOTOS = 4_000  # their kernel matrix takes 128 MB in float64 and 1 to 2 s to factor
 NO_PHOTOS = -1  # the column of a name without photos
 _PARTS = 4  # parts of the classes; each part is left out once to choose the offset
@@ -127,7 +130,7 @@ def values(evidence: Evidence, images: Tensor, text: Tensor, columns: Tensor) ->
     evidence = replace(evidence, text=named)
     found[:, known] = judge(evidence, images)[:, columns[known]]
     if not known.all():
-        found[:, ~known] = _by_name(evidence, images, text[~known]) + evidence.offset
+        found[:, ~known] = by_name(evidence, images, text[~known]) + evidence.offset
     return found
 
 
@@ -156,9 +159,8 @@ def choose_offset(
 ) -> float | None:
     """Chooses the offset that balances names with and names without photos.
 
-    Each quarter of the classes is left out once and serves as names without photos. Photos of the
-    other classes are classified leave-one-out. The offset with the largest harmonic mean of the
-    two accuracies, among all names, is chosen.
+    With one or two photos per class none is chosen: a photo that is left out then misses half of
+    its class or all of it, and the offset comes out too low.
 
     Args:
         photos: unit features that were not fitted to the labels, [N, e]: the frozen CLIP's.
@@ -168,9 +170,32 @@ def choose_offset(
         seed: the seed of the split of the classes.
 
     Returns:
-        The offset; None where no class has two photos, or there are fewer than four classes.
+        The offset; None where there are fewer than `SHOTS_TO_CHOOSE` photos per class, mean, or
+        fewer than four classes.
     """
-    some = _landmarks(labels.cpu(), _CHOOSE_FROM)
+    if len(labels) < SHOTS_TO_CHOOSE * len(text):
+        return None
+    return best_offset(photos, labels, text, logit_scale, seed)
+
+
+def best_offset(
+    photos: Tensor,
+    labels: Tensor,
+    text: Tensor,
+    logit_scale: float,
+    seed: int,
+    rho: float = RHO,
+) -> float | None:
+    """The offset with the most right answers on the photos.
+
+    Each quarter of the classes is left out once and serves as names without photos. Photos of the
+    other classes are classified leave-one-out. The offset with the largest harmonic mean of the
+    two accuracies, among all names, is chosen.
+
+    Args and Returns: as `choose_offset`, of any number of photos. `rho`: the weight of the names
+        with photos.
+    """
+    some = balanced(labels.cpu(), _CHOOSE_FROM)
     x, labels, w = photos.cpu()[some].double(), labels.cpu()[some], text.cpu().double()
     if int(labels.bincount().max()) < 2 or len(text) < _PARTS:
         return None
@@ -181,21 +206,27 @@ def choose_offset(
         out = torch.isin(labels, part)
         if not out.any() or out.all():
             continue
-        right += _found(x, labels, w, logit_scale, out, offsets)
+        right += _found(x, labels, w, logit_scale, out, offsets, rho)
     share = right / torch.tensor([[len(labels) * (_PARTS - 1)], [len(labels)]])
     harmonic = 2 * share[0] * share[1] / (share.sum(0) + 1e-12)
     return float(offsets[harmonic.argmax()])
 
 
 def _found(
-    x: Tensor, labels: Tensor, w: Tensor, logit_scale: float, out: Tensor, offsets: Tensor
+    x: Tensor,
+    labels: Tensor,
+    w: Tensor,
+    logit_scale: float,
+    out: Tensor,
+    offsets: Tensor,
+    rho: float,
 ) -> Tensor:
     """Right answers by offset, for photos of kept classes and of those left `out`, bool [N]."""
     kept, renumbered = labels[~out].unique(return_inverse=True)
     gone = labels[out].unique()
     head, inside = _head_and_left_out(x[~out], renumbered, w[kept], logit_scale, MOST_PHOTOS)
     best_in = torch.cat([inside, judge(head, x[out])]).max(1)
-    outside = _by_name(head, torch.cat([x[~out], x[out]]), w[gone]).max(1)
+    outside = by_name(head, torch.cat([x[~out], x[out]]), w[gone], rho).max(1)
     true = torch.cat([labels[~out], labels[out]])
     novel = outside.values[:, None] + offsets > best_in.values[:, None]  # [N, offsets]
     right = torch.where(
@@ -205,11 +236,11 @@ def _found(
     return torch.stack([right[:inner].sum(0), right[inner:].sum(0)]).double()
 
 
-def _by_name(evidence: Evidence, images: Tensor, text: Tensor) -> Tensor:
+def by_name(evidence: Evidence, images: Tensor, text: Tensor, rho: float = RHO) -> Tensor:
     """The value g without its offset: unit [B, e], names without photos [U, e] → [B, U]."""
     logits = evidence.text_scale * images @ text.to(images).T
     others = evidence.text_scale * images @ evidence.text.to(images).T
-    weight = others.logsumexp(1, keepdim=True) + math.log(RHO)
+    weight = others.logsumexp(1, keepdim=True) + math.log(rho)
     return torch.exp(logits - torch.logaddexp(logits.logsumexp(1, keepdim=True), weight))
 
 
@@ -222,15 +253,23 @@ def _head_and_left_out(
     x: Tensor, labels: Tensor, w: Tensor, logit_scale: float, most: int
 ) -> tuple[Evidence, Tensor]:
     """The head in float64, and its leave-one-out values of each photo, [N, C]."""
-    marks, scale = _landmarks(labels, most), TAU * logit_scale
+    marks, scale = balanced(labels, most), TAU * logit_scale
     true = F.one_hot(labels, len(w)).double()
     coefficients, wrong = _solve(x, true - F.softmax(scale * x @ w.T, dim=1), marks)
     head = Evidence(photos=x[marks], coefficients=coefficients, text=w, text_scale=scale)
     return head, true - wrong
 
 
-def _landmarks(labels: Tensor, most: int) -> Tensor:
-    """The rows of the landmarks: all photos, or `most` of them, balanced over the classes."""
+def balanced(labels: Tensor, most: int) -> Tensor:
+    """The rows of all photos, or of about `most`, the same number of each class where it has them.
+
+    Args:
+        labels: the class of each photo, int64 [N].
+        most: how many rows at most.
+
+    Returns:
+        Sorted rows, int64 [min(N, most)].
+    """
     if len(labels) <= most:
         return torch.arange(len(labels))
     rank = torch.empty_like(labels)  # of a photo in its class

@@ -71,7 +71,7 @@ def upload_files(dataset: str, label: str, files: Sequence[File]) -> Call:
 
 
 def create_job(dataset: str, adapter: str, **options: Any) -> Call:
-    """options: params, publish."""
+    """options: params, publish, fit."""
     body = {"dataset": dataset, "adapter": adapter} | options
     return Call("POST", "/v1/jobs", {"json": body})
 
@@ -189,7 +189,7 @@ class Client:
             yield self._do(upload_files(dataset, label, _read(some)))
 
     def create_job(self, dataset: str, adapter: str, **options: Any) -> Json:
-        """Starts a fit. options: params, publish."""
+        """Starts a fit. options: params, publish, fit."""
         job: Json = self._do(create_job(dataset, adapter, **options))
         return job
 
@@ -300,7 +300,7 @@ class AsyncClient:
             yield await self._do(upload_files(dataset, label, _read(some)))
 
     async def create_job(self, dataset: str, adapter: str, **options: Any) -> Json:
-        """Starts a fit. options: params, publish."""
+        """Starts a fit. options: params, publish, fit."""
         job: Json = await self._do(create_job(dataset, adapter, **options))
         return job
 

@@ -146,6 +146,12 @@ class Settings(BaseSettings):
         ge=1,
         description="pictures that one fit looks at, repeats counted; defaults are always allowed",
     )
+    fit_bytes: int = Field(
+        4 * 2**30,
+        ge=2**20,
+        description="a fit's photos between the frozen and the adapted blocks; further ones are"
+        " used by their features alone",
+    )
     fit_seconds: float = Field(4 * 3600.0, gt=0, description="then a fit is ended as failed")
     job_days: int = Field(30, ge=1, description="an ended job is kept for so long")
     max_ended_jobs: int = Field(

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from prometheus_client import start_http_server
 
@@ -21,15 +21,19 @@ from adapters.errors import RMAdapterError
 from adapters.pixels import ImageLimits
 from service import logs, metrics, tracing
 from service.errors import Conflict, NotFound, Unavailable
+from service.patience import patiently
+from service.promotion import may_begin, not_worse, not_worse_than_instant
 from service.records import Records
-from service.records.adapters import Version, summary
+from service.records.adapters import Adapter, Version, summary
+from service.records.datasets import Listed
 from service.records.fit_params import FitParams
-from service.records.jobs import LEASE_SECONDS, MAX_ATTEMPTS, Job
+from service.records.jobs import LEASE_SECONDS, MAX_ATTEMPTS, Job, JobSpec, Publish
 from service.records.store import now
 from service.settings import Settings
+from service.stored_photos import StoredPhotos
 from service.wiring import broker_of, clip_to_fit_with, image_limits, records_of
 from training import worker as training_worker
-from training.data import Sample, check_label_counts, image_set
+from training.data import check_label_counts
 from training.fit import Progress
 from training.jobs import FitJob
 from training.worker import LeaseLost, Outcome, Task
@@ -37,29 +41,7 @@ from training.worker import LeaseLost, Outcome, Task
 log = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 0.2  # between two writes of a job's progress
-_PATIENCE_SECONDS = 600.0  # a store that is away for longer fails the job
 _AGAIN_SECONDS = 1.0
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _patiently(method: Callable[P, R]) -> Callable[P, R]:
-    """Waits for a store that is away: a fit is not lost for it. For calls that may be repeated."""
-
-    @functools.wraps(method)
-    def patient(*args: P.args, **kwargs: P.kwargs) -> R:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while True:
-            try:
-                return method(*args, **kwargs)
-            except Unavailable as error:
-                if time.monotonic() > deadline:
-                    raise
-                log.warning("%s: %s; again in a second", method.__name__, error)
-                time.sleep(_AGAIN_SECONDS)
-
-    return patient
 
 
 class TookTooLong(RMAdapterError):
@@ -76,10 +58,11 @@ class RecordedJobs:
         limits: ImageLimits,
         min_images: int,
         fit_seconds: float,
+        fit_bytes: int,
     ) -> None:
         self._records, self._clip = records, clip
         self._limits, self._min_images = limits, min_images
-        self._fit_seconds = fit_seconds
+        self._fit_seconds, self._fit_bytes = fit_seconds, fit_bytes
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._next_progress = 0.0
         self._claimed_at = time.monotonic()
@@ -95,12 +78,12 @@ class RecordedJobs:
         with logs.about(**about), tracing.span("fit", trace, **about):
             yield
 
-    @_patiently
+    @patiently
     def choose(self, job: FitJob) -> FitJob:
         """The job to do now: the one that was sent, or another tenant's that is due before it."""
         return self._records.jobs.fairest(job)
 
-    @_patiently
+    @patiently
     def claim(self, job: FitJob) -> bool:
         """Takes a job for this worker. False when there is nothing to do for it."""
         claimed = self._take(job)
@@ -127,60 +110,114 @@ class RecordedJobs:
                     return None
                 time.sleep(_AGAIN_SECONDS / 2)
 
-    @_patiently
+    @patiently
     def load(self, job: FitJob) -> Task:
-        """The job's photos, decoded, and its settings."""
+        """The job's photos and its settings; no photo is read yet."""
         spec = self._job(job).spec
         labels = self._records.datasets.get(job.tenant, spec.dataset).labels
         check_label_counts(labels, self._min_images)
-        self._clip.check_names(list(labels), FitParams(**spec.params).template)
-        digest, names = hashlib.sha256(), list[str]()
-        stored = self._records.datasets.samples(job.tenant, spec.dataset)
-        samples = _digested(stored, digest, names)
-        images = image_set(samples, self._clip.spec, self._limits)
-        settings = FitParams(**spec.params).settings(self._clip)
-        return Task(images, settings, digest.hexdigest(), tuple(names))
+        params = FitParams(**spec.params)
+        self._clip.check_names(list(labels), params.template)
+        listed = self._records.datasets.listing(job.tenant, spec.dataset)
+        photos = StoredPhotos(
+            self._records, self._clip, self._limits, job.tenant, spec.dataset, listed
+        )
+        return Task(
+            photos=photos,
+            classes=photos.classes,
+            settings=params.settings(self._clip),
+            data_digest=_digest(listed),
+            kind=spec.fit,
+            fit_bytes=self._fit_bytes,
+        )
 
     def renew(self, job: FitJob) -> bool:
         """Renews the lease. False when another worker has the job."""
         return self._records.jobs.renew(job, self._worker)
 
+    def stage(self, job: FitJob, stage: str) -> bool:
+        """Records what the job does before its first step. True when it should stop."""
+        return self._report(lambda: self._records.jobs.record_stage(job, stage))
+
     def progress(self, job: FitJob, progress: Progress) -> bool:
         """Records how far the fit is. True when it should stop."""
-        if time.monotonic() - self._claimed_at > self._fit_seconds:
-            raise TookTooLong(f"the fit took longer than the {self._fit_seconds:g} s allowed")
         if progress.step < progress.steps and time.monotonic() < self._next_progress:
+            self._check_time()
             return False
         self._next_progress = time.monotonic() + _PROGRESS_SECONDS
+        return self._report(lambda: self._records.jobs.record_progress(job, progress))
+
+    def _report(self, report: Callable[[], bool]) -> bool:
+        self._check_time()
         try:
-            return self._records.jobs.record_progress(job, progress)
+            return report()
         except Unavailable:  # nobody can read it now either
             return False
 
-    @_patiently
+    def _check_time(self) -> None:
+        if time.monotonic() - self._claimed_at > self._fit_seconds:
+            raise TookTooLong(f"the fit took longer than the {self._fit_seconds:g} s allowed")
+
+    @patiently
+    def begin(self, job: FitJob, outcome: Outcome) -> None:
+        """Publishes an instant version, unless a better one is live or the job did it before."""
+        if not self.renew(job):
+            raise LeaseLost
+        stored = self._job(job)
+        spec, adapters = stored.spec, self._records.adapters
+        if stored.instant_version is not None or spec.publish is False:
+            return
+        if not self._may_begin(job.tenant, spec, outcome):
+            return
+        number = self._records.jobs.reserve_instant(
+            job, adapters.next_number(job.tenant, spec.adapter)
+        )
+        version = self._store_version(job, spec, number, outcome)
+        allowed = functools.partial(may_begin, outcome.metrics, spec.publish)
+        if adapters.publish(job.tenant, spec.adapter, number, allowed):
+            self._records.jobs.instant_is_live(job, version.number)
+            seconds = time.monotonic() - self._claimed_at
+            log.info("job %s: instant version %d is live after %.1f s", job.job, number, seconds)
+
+    def _may_begin(self, tenant: str, spec: JobSpec, outcome: Outcome) -> bool:
+        """Whether the gate lets it live, and the adapter has room for this and the full version."""
+        adapters, jobs = self._records.adapters, self._records.jobs
+        try:
+            found = adapters.get(tenant, spec.adapter)
+        except NotFound:
+            found = Adapter(spec.adapter, None, ())
+        live = next((v for v in found.versions if v.number == found.live), None)
+        room = jobs.bounds.versions - len(found.versions) - jobs.open_for(tenant, spec.adapter)
+        return room > 0 and may_begin(outcome.metrics, spec.publish, live)
+
+    @patiently
     def finish(self, job: FitJob, outcome: Outcome) -> None:
         """Stores and publishes a version, and ends the job."""
         if not self.renew(job):
             raise LeaseLost
-        spec = self._job(job).spec
+        stored = self._job(job)
+        spec = stored.spec
         number = self._records.jobs.reserve_version(
             job, self._records.adapters.next_number(job.tenant, spec.adapter)
         )
-        manifest = self._manifest(job, spec.adapter, number, spec.dataset, outcome)
-        data = encode_artifact(Artifact(manifest, outcome.weights, outcome.head))
-        decode_artifact(data)  # by the reader's own rules, before anybody is told of it
-        version = self._records.adapters.add(manifest, data)
-        published = self._publish(version, spec.publish)
+        version = self._store_version(job, spec, number, outcome)
+        published = self._publish(version, spec.publish, stored.instant_version)
         self._end(job, "succeeded", metrics=summary(version.metrics), published=published)
         log.info("job %s: %s version %d", job.job, spec.adapter, number)
 
-    @_patiently
+    def _store_version(self, job: FitJob, spec: JobSpec, number: int, outcome: Outcome) -> Version:
+        manifest = self._manifest(job, spec.adapter, number, spec.dataset, outcome)
+        data = encode_artifact(Artifact(manifest, outcome.weights, outcome.head))
+        decode_artifact(data)  # by the reader's own rules, before anybody is told of it
+        return self._records.adapters.add(manifest, data)
+
+    @patiently
     def fail(self, job: FitJob, reason: str) -> None:
         """Ends the job with a reason that its owner reads."""
         log.warning("job %s failed: %s", job.job, reason)
         self._end(job, "failed", error=reason)
 
-    @_patiently
+    @patiently
     def cancelled(self, job: FitJob) -> None:
         """Ends the job as cancelled."""
         self._end(job, "cancelled")
@@ -206,9 +243,10 @@ class RecordedJobs:
     def _manifest(
         self, job: FitJob, adapter: str, number: int, dataset: str, outcome: Outcome
     ) -> Manifest:
-        clip, config = self._clip, outcome.settings.adapter
+        clip, weights = self._clip, outcome.weights
         info = {
             "job": job.job,
+            "kind": outcome.kind,
             "settings": outcome.settings.to_dict(),
             "metrics": outcome.metrics | {"dataset": dataset},
             "data_digest": outcome.data_digest,
@@ -223,8 +261,8 @@ class RecordedJobs:
             classes=outcome.classes,
             template=outcome.settings.template,
             logit_scale=outcome.logit_scale,
-            image_first=config.image_first,
-            text_first=config.text_first,
+            image_first=weights.image.first,
+            text_first=weights.text.first,
             created_at=now(),
             info=info,
         )
@@ -237,40 +275,26 @@ class RecordedJobs:
             return {}
         return {name: tags[name] for name in classes if name in tags}
 
-    def _publish(self, version: Version, publish: bool | str) -> bool:
+    def _publish(self, version: Version, publish: Publish, instant: int | None) -> bool:
         if publish is False:
             return False
 
         def allowed(live: Version | None) -> bool:
-            return publish is True or not_worse(version, live)
+            if live is not None and live.number == instant:  # the same job's, on the same photos
+                return not_worse_than_instant(version.metrics)
+            return publish is True or not_worse(version.metrics, live)
 
         return self._records.adapters.publish(
             version.tenant, version.adapter, version.number, allowed
         )
 
 
-def _digested(
-    samples: Iterator[Sample], digest: "hashlib._Hash", names: list[str]
-) -> Iterator[Sample]:
-    """Passes them on; adds to the digest of all, and the SHA-256 of each to the names."""
-    for sample in samples:
-        own = hashlib.sha256(sample.data)
-        digest.update(f"{sample.label}\0".encode() + own.digest())
-        names.append(own.hexdigest())
-        yield sample
-
-
-def not_worse(version: Version, live: Version | None) -> bool:
-    """The gate of `publish: "if_better"`.
-
-    A version passes when its held-out accuracy is not below zero-shot's, nor below the live
-    version's. A version that could not be judged does not pass.
-    """
-    adapted, zero_shot = version.metrics.get("adapted"), version.metrics.get("zero_shot")
-    if not adapted or not zero_shot or adapted["accuracy"] < zero_shot["accuracy"]:
-        return False
-    before = live.metrics.get("adapted") if live else None
-    return not before or bool(adapted["accuracy"] >= before["accuracy"])
+def _digest(listed: list[Listed]) -> str:
+    """SHA-256 of all photos' labels and digests, in their order."""
+    digest = hashlib.sha256()
+    for one in listed:
+        digest.update(f"{one.image.label}\0".encode() + bytes.fromhex(one.image.digest))
+    return digest.hexdigest()
 
 
 def run(settings: Settings, parent: int | None = None) -> None:
@@ -294,7 +318,12 @@ def run(settings: Settings, parent: int | None = None) -> None:
         threading.Thread(target=_stop_with, args=(parent, stop), daemon=True).start()
     clip = clip_to_fit_with(settings)
     job_store = RecordedJobs(
-        records, clip, image_limits(settings), settings.min_images, settings.fit_seconds
+        records,
+        clip,
+        image_limits(settings),
+        settings.min_images,
+        settings.fit_seconds,
+        settings.fit_bytes,
     )
     training_worker.run(broker_of(settings), clip, job_store, stop)
     tracing.flush()

@@ -56,8 +56,10 @@ def two_versions(api: Api, worker: None, samples: list[Sample]) -> Client:
             for name in ("crab", "lotus")
             for s in [s for s in samples if s.label == name][:8]
         ]
-        job = run_job(client, upload(client, swapped), "things", params={"epochs": 15})
+        options = {"params": {"epochs": 15}, "publish": False}
+        job = run_job(client, upload(client, swapped), "things", **options)
         assert job["state"] == "succeeded", job
+    client.publish("things", 2)
     return client
 
 

@@ -1,12 +1,14 @@
-"""Evaluates a fit on held-out pictures, then fits on all of them.
+"""Evaluates a version on held-out pictures, then fits it on all of them.
 
 Pictures are few, so the evaluation uses cross-validation: every picture is judged once, by an
 adapter and a head that were fitted without it. The published version is fitted on all pictures. The
-evaluated scores are the head's, as in serving.
+evaluated scores are the head's, as in serving. An instant version, a head on the frozen CLIP's
+features, is judged on the same folds, so that the two can be compared.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +16,6 @@ from torch import Tensor
 from adapters.clip import FrozenCLIP
 from adapters.evidence import OFFSET, SCALE, Evidence, choose_offset, fit_evidence, judge
 from adapters.rmadapter import CLIPAdapters
-from training.data import ImageSet
 from training.fit import (
     Features,
     FitSettings,
@@ -24,27 +25,48 @@ from training.fit import (
     adapted_image_features,
     features,
     fit_rows,
-    prepare,
     steps_of,
 )
-from training.report import Mistake, Report, fit_logit_scale, mistakes, report
+from training.report import Mistake, Report, fit_logit_scale, mistakes, report, wilson
 
 FOLDS = 4
 ENOUGH = 200  # with this many held-out pictures (±7 points at worst), one fold is enough
 
+Kind = Literal["instant", "full"]  # a head on frozen features; an adapter and a head on its own
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """An accuracy without its details."""
+
+    accuracy: float
+    interval: tuple[float, float]  # 95 %, Wilson's
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoCounts:
+    """How many photos a version was made of."""
+
+    head: int
+    adapter: int  # fewer, if memory did not hold all; 0 for an instant version
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Held-out figures of the fit and of the frozen CLIP on the same pictures.
+    """Held-out figures of the version and of the frozen CLIP on the same pictures.
 
-    Both are None if every class has only one picture.
+    All figures are None if every class has only one picture.
     """
 
-    adapted: Report | None  # of the head on the adapter's features; the head has its own scale
+    adapted: Report | None  # of the version that is served; its head has its own scale
     zero_shot: Report | None
     logit_scale: float  # 1/τ when no requested name has photos
-    mistakes: tuple[Mistake, ...] = ()  # of the fit, the highest score first
+    mistakes: tuple[Mistake, ...] = ()  # of the version, the highest score first
     offset_chosen: bool = False  # False: too few photos to choose one, so it is the default
+    kind: Kind = "full"
+    instant: Share | None = None  # of an instant version on the same pictures
+    photos: PhotoCounts | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields, as a report shows them."""
@@ -59,19 +81,34 @@ class FittedVersion:
     head: Evidence
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Pictures that the head uses and the adapter is not fitted on, since memory lacks for them."""
+
+    labels: Tensor  # int64 [N]
+    features: Callable[[CLIPAdapters], Tensor]  # adapted, unit [N, e]
+
+
 def evaluate_and_fit(
     clip: FrozenCLIP,
-    data: ImageSet,
-    settings: FitSettings,
+    prepared: Prepared,
     on_progress: OnProgress = lambda progress: None,
+    rest: Rest | None = None,
 ) -> tuple[FittedVersion, Evaluation]:
-    """The adapter and its head, fitted on all of `data`, and their evaluation.
+    """The adapter and its head, and their evaluation on the prepared pictures.
 
-    Raises what `fit` raises.
+    Args:
+        clip: the frozen CLIP.
+        prepared: the pictures that the adapter is fitted on.
+        on_progress: is told of each step.
+        rest: further pictures for the head. They take no part in the evaluation.
+
+    Raises:
+        Exception: any error that `on_progress` raises; this cancels the fit.
     """
-    prepared = prepare(clip, data, settings)
-    folds = held_out_folds(data.labels, settings.seed)
-    everything = torch.arange(len(data))
+    labels, settings = prepared.labels.cpu(), prepared.settings
+    folds = held_out_folds(labels, settings.seed)
+    everything = torch.arange(len(labels))
     fits = [_others(everything, fold) for fold in folds] + [everything]
     total = _TotalProgress([len(rows) for rows in fits], settings, on_progress)
     judged = []
@@ -79,21 +116,64 @@ def evaluate_and_fit(
         adapters = fit_rows(clip, prepared, rows, total.part(i))
         judged.append(_judged(clip, prepared, adapters, rows, fold))
     adapters = fit_rows(clip, prepared, everything, total.part(len(folds)))
-    offset, chosen = chosen_offset(clip, prepared)
-    evaluation = _evaluate(clip, prepared, data, folds, judged)
-    scale = evaluation.adapted.logit_scale if evaluation.adapted else SCALE
+    frozen = features(clip, prepared, None, everything)
+    offset, chosen = chosen_offset(clip, frozen, labels, settings.seed)
+    evaluation = _evaluated(clip, frozen, labels, prepared.classes, folds, judged)
     head = replace(
-        head_of(clip, prepared, features(clip, prepared, adapters, everything), everything),
-        offset=offset,
-        scale=scale,
+        _head_of_all(clip, prepared, adapters, rest), offset=offset, scale=_scale(evaluation)
     )
-    return FittedVersion(adapters, head), replace(evaluation, offset_chosen=chosen)
+    photos = PhotoCounts(len(head_labels(prepared, rest)), len(labels))
+    share = _share(held_out_values(clip, frozen, labels, folds), labels, folds)
+    more = replace(evaluation, offset_chosen=chosen, instant=share, photos=photos)
+    return FittedVersion(adapters, head), more
+
+
+def instant_version(
+    clip: FrozenCLIP, frozen: Features, labels: Tensor, classes: tuple[str, ...], seed: int
+) -> tuple[Evidence, Evaluation]:
+    """The head on the frozen CLIP's features, and its evaluation; nothing is trained.
+
+    Args:
+        clip: the frozen CLIP.
+        frozen: its features of the pictures and of the classes' names.
+        labels: the class of each picture, int64 [N].
+        classes: their names.
+        seed: the seed of the folds, as a fit's, so that both judge the same pictures.
+    """
+    labels = labels.cpu()
+    folds = held_out_folds(labels, seed)
+    found = held_out_values(clip, frozen, labels, folds)
+    named = frozen.cosines().cpu()
+    judged = [_Judged(f, named[fold]) for f, fold in zip(found, folds, strict=True)]
+    offset, chosen = chosen_offset(clip, frozen, labels, seed)
+    evaluation = _evaluated(clip, frozen, labels, classes, folds, judged)
+    head = fit_evidence(frozen.images, labels, frozen.text, clip.logit_scale)
+    photos = PhotoCounts(len(labels), 0)
+    return (
+        replace(head, offset=offset, scale=_scale(evaluation)),
+        replace(evaluation, offset_chosen=chosen, kind="instant", photos=photos),
+    )
 
 
 def head_of(clip: FrozenCLIP, prepared: Prepared, seen: Features, rows: Tensor) -> Evidence:
     """The head on the features of the pictures at `rows`, int64 [M]."""
     labels = prepared.labels.cpu()[rows.cpu()]
     return fit_evidence(seen.images, labels, seen.text, clip.logit_scale)
+
+
+def head_labels(prepared: Prepared, rest: Rest | None) -> Tensor:
+    """The class of each picture of the head, int64 [N]."""
+    parts = [prepared.labels.cpu(), *([rest.labels] if rest is not None else [])]
+    return torch.cat(parts)
+
+
+def _head_of_all(
+    clip: FrozenCLIP, prepared: Prepared, adapters: CLIPAdapters, rest: Rest | None
+) -> Evidence:
+    seen = features(clip, prepared, adapters, torch.arange(len(prepared)))
+    images = [seen.images.cpu(), *([rest.features(adapters).cpu()] if rest is not None else [])]
+    labels = head_labels(prepared, rest)
+    return fit_evidence(torch.cat(images), labels, seen.text, clip.logit_scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +193,35 @@ def _judged(
     return _Judged(judge(head, unseen.images.cpu()), unseen.cosines().cpu())
 
 
-def chosen_offset(clip: FrozenCLIP, prepared: Prepared) -> tuple[float, bool]:
+def held_out_values(
+    clip: FrozenCLIP, frozen: Features, labels: Tensor, folds: list[Tensor]
+) -> list[Tensor]:
+    """An instant version's values of each fold's pictures, float32 [M, C], from the other folds."""
+    everything, images = torch.arange(len(labels)), frozen.images.cpu()
+    found = []
+    for fold in folds:
+        rows = _others(everything, fold)
+        head = fit_evidence(images[rows], labels[rows], frozen.text, clip.logit_scale).float()
+        found.append(judge(head, images[fold]))
+    return found
+
+
+def _share(values: list[Tensor], labels: Tensor, folds: list[Tensor]) -> Share | None:
+    if not folds:
+        return None
+    right = int((torch.cat(values).argmax(1) == labels[torch.cat(folds)]).sum())
+    images = sum(map(len, folds))
+    return Share(right / images, wilson(right, images), images)
+
+
+def chosen_offset(
+    clip: FrozenCLIP, frozen: Features, labels: Tensor, seed: int
+) -> tuple[float, bool]:
     """The offset of names without photos, and whether it was chosen from the photos.
 
     It is chosen on the frozen CLIP's features, so that no fit has seen the left-out classes.
     """
-    text, labels = prepared.text.features, prepared.labels
-    seed = prepared.settings.seed
-    offset = choose_offset(prepared.images.features, labels, text, clip.logit_scale, seed)
+    offset = choose_offset(frozen.images, labels, frozen.text, clip.logit_scale, seed)
     return (OFFSET, False) if offset is None else (offset, True)
 
 
@@ -145,24 +246,28 @@ def _others(everything: Tensor, fold: Tensor) -> Tensor:
     return everything[~torch.isin(everything, fold)]
 
 
-def _evaluate(
+def _scale(evaluation: Evaluation) -> float:
+    """1/temperature of the head's scores: the fitted one, if there were pictures to fit it on."""
+    return evaluation.adapted.logit_scale if evaluation.adapted else SCALE
+
+
+def _evaluated(
     clip: FrozenCLIP,
-    prepared: Prepared,
-    data: ImageSet,
+    frozen: Features,
+    labels: Tensor,
+    classes: tuple[str, ...],
     folds: list[Tensor],
     judged: list[_Judged],
 ) -> Evaluation:
     if not folds:
         return Evaluation(None, None, clip.logit_scale)
     rows = torch.cat(folds)
-    labels = data.labels[rows]
     found = torch.cat([fold.values for fold in judged])
     named = torch.cat([fold.cosines for fold in judged])
-    adapted = report(found, labels, data.classes, SCALE)
-    wrong = mistakes(found, labels, rows, data.classes, adapted.logit_scale)
-    frozen = features(clip, prepared, None, rows).cosines()
-    zero_shot = report(frozen, labels, data.classes, clip.logit_scale)
-    by_name = fit_logit_scale(named, labels, clip.logit_scale)
+    adapted = report(found, labels[rows], classes, SCALE)
+    wrong = mistakes(found, labels[rows], rows, classes, adapted.logit_scale)
+    zero_shot = report(frozen.cosines().cpu()[rows], labels[rows], classes, clip.logit_scale)
+    by_name = fit_logit_scale(named, labels[rows], clip.logit_scale)
     return Evaluation(adapted, zero_shot, by_name, wrong)
 
 

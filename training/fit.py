@@ -100,7 +100,11 @@ class Prepared:
     text: Frozen
     ids: Tensor  # int64 [C, L]
     labels: Tensor  # int64 [N], on the device
+    classes: tuple[str, ...]
     settings: FitSettings
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 @torch.no_grad()
@@ -110,8 +114,6 @@ def prepare(clip: FrozenCLIP, data: ImageSet, settings: FitSettings) -> Prepared
     Raises:
         BadDataset: fewer than two classes.
     """
-    if len(data.classes) < 2:
-        raise BadDataset("a classifier needs at least two classes")
     config = settings.adapter
     chunks = (clip.image_lower(chunk, config.image_first) for chunk in data.pixels.split(_CHUNK))
     images = freeze(clip, chunks, config.image_first)
@@ -136,12 +138,18 @@ def prepare_classes(
     labels: Tensor,
     settings: FitSettings,
 ) -> Prepared:
-    """Adds the classes' prompts to pictures that have already passed the frozen blocks."""
+    """Adds the classes' prompts to pictures that have already passed the frozen blocks.
+
+    Raises:
+        BadDataset: fewer than two classes.
+    """
+    if len(classes) < 2:
+        raise BadDataset("a classifier needs at least two classes")
     first = settings.adapter.text_first
     ids = clip.tokenize(prompts(classes, settings.template))
     tokens, after = clip.text_lower(ids, first), clip.text_lower(ids, first + 1)
     text = Frozen(tokens, after, clip.text_upper(after, ids, first + 1))
-    return Prepared(images, text, ids, labels.to(clip.device), settings)
+    return Prepared(images, text, ids, labels.to(clip.device), tuple(classes), settings)
 
 
 def fit(

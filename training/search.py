@@ -100,7 +100,7 @@ def trials(clip: FrozenCLIP, data: Path, names: Sequence[str]) -> Iterator[Trial
 
 def tiny_imagenet(clip: FrozenCLIP, data: Path) -> tuple[Pool, Pool]:
     """(training pictures, test pictures), the same classes in both."""
-    names = dict(_names(data))
+    names = dict(wordnet_names(data))
     train, test = list[Sample](), list[Sample]()
     by_class = groupby(read_samples(data / "tiny_imagenet.zip"), lambda sample: sample.label)
     for i, (wnid, samples) in enumerate(by_class):
@@ -111,7 +111,7 @@ def tiny_imagenet(clip: FrozenCLIP, data: Path) -> tuple[Pool, Pool]:
     return make_pool(clip, image_set(train, clip.spec)), make_pool(clip, image_set(test, clip.spec))
 
 
-def _names(data: Path) -> Iterator[tuple[str, str]]:
+def wordnet_names(data: Path) -> Iterator[tuple[str, str]]:
     """(WordNet id, name), as imagenet_sample.zip's files spell them: wnid_name.jpg."""
     with zipfile.ZipFile(data / "imagenet_sample.zip") as archive:
         for file in archive.namelist():

@@ -170,6 +170,9 @@ def fit(
     if_better: Annotated[
         bool, typer.Option(help="publish only if not worse than the live version")
     ] = False,
+    instant: Annotated[
+        bool, typer.Option("--instant", help="use the photos' features alone: seconds, no training")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Uploads labelled photos, fits an adapter and publishes it.
@@ -188,7 +191,12 @@ def fit(
                 show_count(labelled)
                 upload_classes(client, dataset, labelled)
         assert dataset is not None
-        job = client.create_job(dataset, adapter, publish="if_better" if if_better else True)
+        job = client.create_job(
+            dataset,
+            adapter,
+            publish="if_better" if if_better else True,
+            **({"fit": "instant"} if instant else {}),
+        )
         job = follow(client, job["job"])
         _show_fit(job, as_json)
 
@@ -200,7 +208,7 @@ app.command()(calls_service(classify))
 @calls_service
 def adapters(as_json: JsonFlag = False) -> None:
     """Lists adapters and their versions."""
-    columns = ("adapter", "version", "", "classes", "held-out accuracy", "zero-shot")
+    columns = ("adapter", "version", "kind", "", "classes", "held-out accuracy", "zero-shot")
     show_list("/v1/adapters", as_json, columns, _version_rows)
 
 
@@ -210,6 +218,7 @@ def _version_rows(adapter: Json) -> Iterator[tuple[Cell, ...]]:
         yield (
             adapter["adapter"],
             str(version["version"]),
+            version.get("kind", "full"),
             coloured("live" if version["live"] else ""),
             str(len(version["classes"])),
             _accuracy(metrics.get("adapted")),
@@ -416,13 +425,18 @@ def restore(
 
 def follow(client: Client, job_id: str) -> Json:
     """Shows a fit's progress until it ended; the ended job."""
-    columns = (TextColumn("fit"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     loss = TextColumn("{task.fields[loss]}")
-    with _cancelled_by_ctrl_c(client, job_id), Progress(*columns, loss, console=err) as bar:
-        task = bar.add_task("fit", total=None, loss="waiting for a worker")
+    told = False
+    shown_columns = (*columns, TimeRemainingColumn(), loss)
+    with _cancelled_by_ctrl_c(client, job_id), Progress(*shown_columns, console=err) as bar:
+        task = bar.add_task("waiting for a worker", total=None, loss="")
         for job in client.job_events(job_id):
-            progress = job["progress"]
-            if progress:
+            if not told and (first := job.get("instant_version")):
+                told = True
+                err.print(f"instant version {first} answers until the fit ends")
+            bar.update(task, description=_stage(job))
+            if progress := job["progress"]:
                 shown = f"loss {progress['loss']:.3f}"
                 bar.update(task, total=progress["steps"], completed=progress["step"], loss=shown)
     return job
@@ -437,6 +451,19 @@ def _cancelled_by_ctrl_c(client: Client, job_id: str) -> Iterator[None]:
         ended = client.call("DELETE", f"/v1/jobs/{job_id}")
         err.print(f"{job_id} {ended['state']}", highlight=False)
         raise
+
+
+def _stage(job: Json) -> str:
+    """What a job does, in a few words; a server of an earlier release says no stage."""
+    progress = job["progress"] or {}
+    folds = (progress.get("parts") or 1) - 1
+    words = {
+        "reading": "reading the photos",
+        "instant": "instant version",
+        "estimating": f"estimating {progress.get('part')} of {folds}",
+        "final": "final fit",
+    }
+    return words.get(job.get("stage") or "", "fit")
 
 
 def _read(source: Path) -> Labelled | None:
@@ -459,7 +486,8 @@ def _show_fit(job: Json, as_json: bool) -> None:
     elif job["state"] == "succeeded":
         metrics = job["metrics"]
         state = "published" if job["published"] else "kept, not published"
-        out.print(f"{job['adapter']} version {job['version']} {state}")
+        kind = "instant version" if metrics.get("kind") == "instant" else "version"
+        out.print(f"{job['adapter']} {kind} {job['version']} {state}")
         out.print(f"on photos held back: {_accuracy(metrics['adapted'])}", end=", ")
         out.print(f"zero-shot {_accuracy(metrics['zero_shot'])}")
     if job["state"] != "succeeded":

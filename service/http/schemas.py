@@ -11,7 +11,7 @@ from adapters.names import normal_name
 from service.records.adapters import Adapter, Version
 from service.records.datasets import Dataset, Image
 from service.records.fit_params import FitParams, Shown, Template, Text, Writable
-from service.records.jobs import Job
+from service.records.jobs import Fit, Job
 from service.records.tenants import ApiKey, Scope, Tenant
 
 
@@ -272,6 +272,12 @@ class JobIn(_In):
     adapter: AdapterName
     params: FitParams = FitParams()
     publish: bool | Literal["if_better"] = True
+    fit: Fit = Field(
+        "full",
+        description="instant: photos are used by their features alone and nothing is trained, which"
+        " takes seconds; full: such a version answers first, where none better is live, until the"
+        " adapter is fitted",
+    )
 
 
 class ProgressOut(BaseModel):
@@ -288,6 +294,19 @@ class ProgressOut(BaseModel):
     parts: int | None = Field(None, description="how many trainings the fit has")
 
 
+Stage = Literal["reading", "instant", "estimating", "final"]
+
+
+def _stage(job: Job) -> Stage | None:
+    """The stage of a running job; of an adapter's fit, its last training is the final one."""
+    if job.state != "running":
+        return None
+    if job.progress is None:
+        return "instant" if job.stage == "instant" else "reading"
+    part, parts = job.progress.get("part", 1), job.progress.get("parts", 1)
+    return "estimating" if part < parts else "final"
+
+
 class JobOut(BaseModel):
     """One fit and its state."""
 
@@ -299,6 +318,8 @@ class JobOut(BaseModel):
             "adapter": "flowers",
             "params": {},
             "publish": "if_better",
+            "fit": "full",
+            "stage": "estimating",
             "progress": {
                 "epoch": 12,
                 "epochs": 300,
@@ -310,6 +331,7 @@ class JobOut(BaseModel):
             },
             "metrics": None,
             "version": None,
+            "instant_version": 1,
             "published": None,
             "error": None,
             "created_at": "2026-05-04T10:00:00.000Z",
@@ -324,9 +346,14 @@ class JobOut(BaseModel):
     adapter: str
     params: dict[str, Any]
     publish: bool | Literal["if_better"]
+    fit: Fit
+    stage: Stage | None = Field(description="what a running job does")
     progress: ProgressOut | None
     metrics: dict[str, Any] | None
     version: int | None
+    instant_version: int | None = Field(
+        description="the version that went live before the adapter was fitted"
+    )
     published: bool | None
     error: str | None
     created_at: str
@@ -343,9 +370,12 @@ class JobOut(BaseModel):
             adapter=job.spec.adapter,
             params=job.spec.params,
             publish=job.spec.publish,
+            fit=job.spec.fit,
+            stage=_stage(job),
             progress=ProgressOut(**job.progress) if job.progress else None,
             metrics=job.metrics,
             version=job.version if job.state == "succeeded" else None,
+            instant_version=job.instant_version,
             published=job.published,
             error=job.error,
             created_at=job.created_at,
@@ -356,6 +386,7 @@ class JobOut(BaseModel):
 
 _VERSION_EXAMPLE: dict[str, Any] = {
     "version": 2,
+    "kind": "full",
     "live": True,
     "artifact_sha256": _SHA256,
     "bytes": 268704,
@@ -376,6 +407,7 @@ class VersionOut(BaseModel):
     model_config = _example(_VERSION_EXAMPLE)
 
     version: int
+    kind: Fit = Field(description="instant: of photos' features alone; full: with an adapter")
     live: bool
     artifact_sha256: str
     bytes: int
@@ -390,6 +422,7 @@ class VersionOut(BaseModel):
         """The answer for a version's record; `live` is the number of the live version."""
         return cls(
             version=version.number,
+            kind=version.kind,
             live=version.number == live,
             artifact_sha256=version.sha256,
             bytes=version.bytes,

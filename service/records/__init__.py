@@ -8,6 +8,7 @@ from service.records.adapters import Adapters
 from service.records.blobs import Blobs
 from service.records.datasets import Datasets, Usage
 from service.records.deletion import Deletion
+from service.records.features import FeatureFiles
 from service.records.formats import check_blobs, mark_blobs
 from service.records.jobs import Bounds, Jobs
 from service.records.rates import Rate, Rates
@@ -28,6 +29,7 @@ class Records:
     blobs: Blobs
     tenants: Tenants
     datasets: Datasets
+    features: FeatureFiles
     jobs: Jobs
     adapters: Adapters
     rates: Rates
@@ -80,6 +82,7 @@ def open_records(redis_url: str, blob_url: str, settings: Settings) -> Records:
             ),
             settings.max_tenant_record_bytes,
         ),
+        features=FeatureFiles(store, blobs, deletion),
         jobs=Jobs(
             store,
             broker,

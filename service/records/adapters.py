@@ -10,7 +10,7 @@ folder `live` is empty.
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from adapters.artifact import Manifest, decode_artifact, header_length, read_manifest, sha256
 from adapters.errors import BadArtifact
@@ -139,6 +139,11 @@ class Version:
     created_at: str
     metrics: dict[str, Any]
     tags: dict[str, str] = field(default_factory=dict)  # ids of classes in the tool they come from
+
+    @property
+    def kind(self) -> Literal["instant", "full"]:
+        """Whether it is of photos' features alone; earlier releases made full ones."""
+        return "instant" if self.metrics.get("kind") == "instant" else "full"
 
     @property
     def path(self) -> str:

@@ -4,7 +4,8 @@ The file is a tar with every blob of every tenant. All of it is checked before a
 Redis is rebuilt from it (`service.records.restore`). It holds tenants' API keys as hashes.
 
 It does not hold what Redis alone knows: jobs and their history, idempotency keys, the names of
-pictures' files, the numbers of deleted versions. It does not hold the admin key.
+pictures' files, the numbers of deleted versions. It does not hold the admin key, nor the frozen
+features of photos, which the next fit computes again.
 
 It is consistent without a lock while the service runs, because pictures and versions never change
 and files that point to them are written later. So pictures and versions are copied first, then the
@@ -51,6 +52,7 @@ _PATH = re.compile(
     r"adapters/[A-Za-z0-9][A-Za-z0-9._-]{0,199}/"
     r"(live\.json|live/[0-9]{16}\.json|versions/[0-9]{6,12}\.safetensors))"
 )
+_FEATURES = re.compile(rf"tenants/{_ID}/datasets/{_ID}/features/")  # computed again where missing
 _NOTHING = Pending(())
 
 
@@ -146,6 +148,8 @@ class _Snapshot:
 
     def __iter__(self) -> Iterator[tuple[str, bytes]]:
         for path in self._blobs.paths("tenants"):
+            if _FEATURES.match(path):
+                continue
             if not _PATH.fullmatch(path):
                 log.warning("left out, for it is nothing of this service: %s", path)
             elif not self._pending.covers(path):

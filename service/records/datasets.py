@@ -5,6 +5,7 @@ The object store holds everything, so that Redis can be rebuilt from it:
 tenants/T/datasets/D/dataset.json                       its name and tags
 tenants/T/datasets/D/images/SHA256/FILE                 a picture as it was sent
 tenants/T/datasets/D/images/SHA256/FILE.REVISION.json   its label and its file's name
+tenants/T/datasets/D/features/KEY/FILE                  its frozen feature (`features`)
 
 FILE is new for each upload and REVISION for each move; the latest one counts. Earlier releases put
 a picture into a folder per class, images/LABEL/SHA256 beside images/LABEL/label.json, where LABEL
@@ -22,6 +23,7 @@ from typing import Any
 from service.errors import Conflict, Invalid, NotFound, OverQuota, Problem
 from service.records.blobs import Blobs
 from service.records.deletion import GRACE_SECONDS, Deletion, Pending, refuse_late
+from service.records.features import features_folder
 from service.records.store import Page, RecordStore, members, new_id, now, tenant_redis_key
 from training.data import Sample
 
@@ -35,7 +37,8 @@ _RESTORED_AT_ONCE = 500  # pictures of one step
 # tenant's count of pictures and of bytes; 3, one data set's record; 4, 5 and 6, its pictures,
 # labels and bytes; 7, the tenant's list of data sets; 8, its places for pictures that are not
 # recorded yet, TOKEN:BYTES by the second at which they lapse; 9, the files of the data set's
-# pictures, "FILE REVISION"; 10, its uploads that are not confirmed yet.
+# pictures, "FILE REVISION"; 10, its uploads that are not confirmed yet; 11, the KEYs of its kept
+# features.
 _CREATE = """
 local id, record, most, path = unpack(ARGV)
 if redis.call('exists', KEYS[3]) == 1 then return -1 end
@@ -116,13 +119,13 @@ for i = 2, #ARGV do
 end
 """
 _REMOVE = """
-local digest, expected, files, upload = unpack(ARGV)
+local digest, expected, files, upload, features = unpack(ARGV)
 local record = redis.call('hget', KEYS[4], digest)
-if not record then return 'gone' end
+if not record then return {'gone'} end
 if record ~= expected or (redis.call('hget', KEYS[9], digest) or '') ~= files then
-  return 'changed'
+  return {'changed'}
 end
-if upload ~= '' and redis.call('hget', KEYS[10], digest) ~= upload then return 'kept' end
+if upload ~= '' and redis.call('hget', KEYS[10], digest) ~= upload then return {'kept'} end
 local image = cjson.decode(record)
 for _, key in ipairs({KEYS[4], KEYS[9], KEYS[10]}) do redis.call('hdel', key, digest) end
 if redis.call('hincrby', KEYS[5], image.label, -1) <= 0 then
@@ -132,8 +135,14 @@ account(KEYS[3], -#record)
 redis.call('decrby', KEYS[6], image.bytes)
 redis.call('decr', KEYS[1])
 redis.call('decrby', KEYS[2], image.bytes)
-for i = 5, #ARGV do drop(ARGV[i]) end
-return 'removed'
+local dropped = {'removed', unpack(ARGV, 6)}
+local file = string.match(files, '^%S+')
+for _, key in ipairs(file and redis.call('smembers', KEYS[11]) or {}) do
+  local path = features .. '/' .. key .. '/' .. file
+  if not redis.call('zscore', unnamed, path) then dropped[#dropped + 1] = path end
+end
+for i = 2, #dropped do drop(dropped[i]) end
+return dropped
 """
 _MOVE = """
 local digest, expected, files, moved, moved_files, label, count = unpack(ARGV, 1, 7)
@@ -163,7 +172,7 @@ _DELETE = """
 if redis.call('del', KEYS[3]) == 0 then return 0 end
 redis.call('decrby', KEYS[1], redis.call('hlen', KEYS[4]))
 redis.call('decrby', KEYS[2], redis.call('get', KEYS[6]) or 0)
-redis.call('del', KEYS[4], KEYS[5], KEYS[6], KEYS[9], KEYS[10])
+redis.call('del', KEYS[4], KEYS[5], KEYS[6], KEYS[9], KEYS[10], KEYS[11])
 redis.call('zrem', KEYS[7], ARGV[1])
 unaccount(KEYS[3])
 drop(ARGV[2])
@@ -174,7 +183,8 @@ redis.call('set', KEYS[3], ARGV[1])
 redis.call('zadd', KEYS[7], 0, ARGV[2])
 unaccount(KEYS[3])
 if cjson.decode(ARGV[1]).tags then account(KEYS[3], #ARGV[1]) end
-redis.call('del', KEYS[4], KEYS[5], KEYS[6], KEYS[9], KEYS[10])
+redis.call('del', KEYS[4], KEYS[5], KEYS[6], KEYS[9], KEYS[10], KEYS[11])
+for i = 3, #ARGV do redis.call('sadd', KEYS[11], ARGV[i]) end
 """
 _RESTORE_IMAGES = """
 for i = 1, #ARGV, 3 do
@@ -230,6 +240,15 @@ class Image:
     label: str
     name: str
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A picture and where it lies."""
+
+    image: Image
+    path: str
+    file: str  # FILE; "" for one that lies where an earlier release put it
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,10 +453,12 @@ class Datasets:
             if stored is None:
                 return
             paths = stored.paths(_folder(tenant, dataset_id), digest)
-            expected = (digest, stored.record, stored.files, upload)
-            outcome = self._run(_REMOVE, tenant, dataset_id, *expected, *paths, frees=True)
-            if outcome == "removed":
-                self._deletion.discard(paths)
+            features = features_folder(tenant, dataset_id)
+            expected = (digest, stored.record, stored.files, upload, features)
+            outcome, *dropped = self._run(
+                _REMOVE, tenant, dataset_id, *expected, *paths, frees=True
+            )
+            self._deletion.discard(dropped)
             if outcome != "changed":
                 return
         raise Conflict("others change this picture at the same time")
@@ -577,27 +598,44 @@ class Datasets:
         for parts in ((), ("images",), ("labels",), ("bytes",)):
             keys.append(tenant_redis_key(tenant, "dataset", dataset_id, *parts))
         keys += [tenant_redis_key(tenant, "datasets"), tenant_redis_key(tenant, "places")]
-        for part in ("files", "uploads"):
+        for part in ("files", "uploads", "features"):
             keys.append(tenant_redis_key(tenant, "dataset", dataset_id, part))
         return self._store.tenant_step(tenant, script, keys, *args, frees=frees)
 
-    def samples(self, tenant: str, dataset_id: str) -> Iterator[Sample]:
+    def listing(self, tenant: str, dataset_id: str) -> list[Listed]:
         """Its pictures in the order of class and digest, which is always the same.
 
-        A picture that is deleted meanwhile is left out.
+        Raises:
+            NotFound: there is no such data set.
         """
         self.get(tenant, dataset_id)
-        folder, stored = _folder(tenant, dataset_id), self._all(tenant, dataset_id)
-        images = [_image(digest, one.record) for digest, one in stored.items()]
-        for image in sorted(images, key=lambda image: (image.label, image.digest)):
-            path = stored[image.digest].paths(folder, image.digest)[0]
+        folder, listed = _folder(tenant, dataset_id), []
+        for digest, stored in self._all(tenant, dataset_id).items():
+            path = stored.paths(folder, digest)[0]
+            listed.append(
+                Listed(_image(digest, stored.record), path, stored.files.partition(" ")[0])
+            )
+        return sorted(listed, key=lambda one: (one.image.label, one.image.digest))
+
+    def read(self, tenant: str, dataset_id: str, listed: Listed) -> bytes:
+        """A picture of the listing as it was sent.
+
+        Raises:
+            NotFound: it was deleted since.
+        """
+        try:
+            return self._blobs.get(listed.path)
+        except NotFound:  # deleted, or moved by what copied it
+            return self.data(tenant, dataset_id, listed.image.digest)
+
+    def samples(self, tenant: str, dataset_id: str) -> Iterator[Sample]:
+        """Its pictures in the listing's order. One that is deleted meanwhile is left out."""
+        for listed in self.listing(tenant, dataset_id):
             try:
-                data = self._blobs.get(path)
-            except NotFound:  # deleted since, or moved from an earlier release's place
-                if self._stored(tenant, dataset_id, image.digest) is None:
-                    continue
-                data = self.data(tenant, dataset_id, image.digest)
-            yield Sample(image.label, image.name, data)
+                data = self.read(tenant, dataset_id, listed)
+            except NotFound:
+                continue
+            yield Sample(listed.image.label, listed.image.name, data)
 
     def delete(self, tenant: str, dataset_id: str) -> None:
         """Deletes a data set and its photos.
@@ -628,13 +666,23 @@ class Datasets:
         manifest = json.loads(self._blobs.get(f"{folder}/dataset.json"))
         if manifest.get("id") != dataset_id:
             raise Invalid(f"it says that it is {manifest.get('id')!r}")
-        self._run(_RESTORE, tenant, dataset_id, json.dumps(manifest), dataset_id)
         found = list(self._found(folder, pending))
+        keys = self._restore_features(tenant, dataset_id, [files for _, files in found])
+        self._run(_RESTORE, tenant, dataset_id, json.dumps(manifest), dataset_id, *keys)
         for start in range(0, len(found), _RESTORED_AT_ONCE):
             part = found[start : start + _RESTORED_AT_ONCE]
             flat = [value for image, files in part for value in (image.digest, _text(image), files)]
             self._run(_RESTORE_IMAGES, tenant, dataset_id, *flat)
         return Usage(len(found), sum(image.bytes for image, _ in found), 1)
+
+    def _restore_features(self, tenant: str, dataset_id: str, files: list[str]) -> set[str]:
+        """The KEYs of kept features; those of photos that are not there are to be deleted."""
+        there = {file.partition(" ")[0] for file in files}
+        paths = [
+            path.rsplit("/", 2) for path in self._blobs.paths(features_folder(tenant, dataset_id))
+        ]
+        self._deletion.note(*("/".join(path) for path in paths if path[2] not in there))
+        return {path[1] for path in paths}
 
     def _found(self, folder: str, pending: Pending) -> Iterator[tuple[Image, str]]:
         """The pictures in a data set's folder, each once, with its files."""

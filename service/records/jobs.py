@@ -31,6 +31,7 @@ from training.jobs import FitJob
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Publish = bool | Literal["if_better"]
+Fit = Literal["instant", "full"]
 
 LEASE_SECONDS = 8  # how long other workers wait for the job of a dead one
 _LOST_SECONDS = 15  # by then the queue has given a dead worker's job to another worker
@@ -114,6 +115,7 @@ if not holder then
     redis.call('hincrby', job, 'attempts', 1)
     redis.call('hset', job, 'state', 'running', 'started_at', now)
     redis.call('hset', job, 'charged_until', redis.call('time')[1])
+    redis.call('hdel', job, 'stage', 'progress')
 end
 redis.call('set', lease, worker, 'EX', seconds)
 return 1
@@ -183,6 +185,14 @@ class JobSpec:
     adapter: str
     params: dict[str, Any]
     publish: Publish
+    fit: Fit = "full"  # "instant": no adapter is fitted
+
+    def to_json(self) -> str:
+        """Its record. The default `fit` is left out, for releases that do not know it."""
+        plain = asdict(self)
+        if self.fit == "full":
+            del plain["fit"]
+        return json.dumps(plain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,9 +207,11 @@ class Job:
     started_at: str | None = None
     finished_at: str | None = None
     attempts: int = 0
+    stage: str | None = None  # what it does before its first step: reading, instant
     progress: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
     version: int | None = None
+    instant_version: int | None = None  # went live while the fit goes on
     published: bool | None = None
     error: str | None = None
     cancel_requested: bool = False
@@ -271,7 +283,7 @@ class Jobs:
             "record bytes": bounds.record_bytes,
             "cancelled jobs in the queue": _UNSEEN,
         }
-        record = (spec.adapter, new_id("job"), json.dumps(asdict(spec)), now(), tenant)
+        record = (spec.adapter, new_id("job"), spec.to_json(), now(), tenant)
         request = (_digest(idempotency_key), _IDEMPOTENCY_SECONDS)
         refused, outcome = self._store.tenant_step(
             tenant, _CREATE, keys, *limits.values(), *record, *request
@@ -365,6 +377,15 @@ class Jobs:
                 pipe.zcard(tenant_redis_key(tenant, "open-jobs"))
             return sum(pipe.execute())
 
+    def open_for(self, tenant: str, adapter: str) -> int:
+        """The tenant's open jobs that fit this adapter."""
+        waiting = self._store.zrange(tenant_redis_key(tenant, "open-jobs"), 0, -1)
+        with self._store.pipeline() as pipe:
+            for job_id in waiting:
+                pipe.hget(_name(tenant, job_id), "spec")
+            specs = pipe.execute() if waiting else []
+        return sum(json.loads(spec)["adapter"] == adapter for spec in specs if spec)
+
     def fairest(self, named: FitJob) -> FitJob:
         """The job to do now: the named one, or that of a tenant whose fits took less time lately.
 
@@ -438,14 +459,19 @@ class Jobs:
 
     def record_progress(self, job: FitJob, progress: Progress) -> bool:
         """Records a fit's progress; True if it should stop: cancelled, or its tenant is gone."""
+        return self._report(job, "progress", json.dumps(asdict(progress)))
+
+    def record_stage(self, job: FitJob, stage: str) -> bool:
+        """Records a job's stage before its first step; True if it should stop."""
+        return self._report(job, "stage", stage)
+
+    def _report(self, job: FitJob, field: str, value: str) -> bool:
         name = _name(job.tenant, job.job)
         state, cancelled = self._store.hmget(name, ["state", "cancel_requested"])
         if state is None or cancelled:
             return True
         try:
-            return not self._set(
-                job.tenant, job.job, "hset", "progress", json.dumps(asdict(progress))
-            )
+            return not self._set(job.tenant, job.job, "hset", field, value)
         except NotFound:
             return True
 
@@ -454,6 +480,16 @@ class Jobs:
         name = _name(job.tenant, job.job)
         self._set(job.tenant, job.job, "hsetnx", "version", str(number))
         return int(self._store.hget(name, "version"))
+
+    def reserve_instant(self, job: FitJob, number: int) -> int:
+        """The number of the job's instant version: the first one wins."""
+        name = _name(job.tenant, job.job)
+        self._set(job.tenant, job.job, "hsetnx", "instant_number", str(number))
+        return int(self._store.hget(name, "instant_number"))
+
+    def instant_is_live(self, job: FitJob, number: int) -> None:
+        """Notes that the job's instant version was published, so that it is not again."""
+        self._set(job.tenant, job.job, "hset", "instant_version", str(number))
 
     def end(self, tenant: str, job_id: str, state: State, **fields: Any) -> None:
         """Ends a job; only the first call counts. Then the tenant's next job is sent."""
@@ -496,11 +532,13 @@ def _read(tenant: str, job_id: str, record: dict[str, str]) -> Job:
         state=record["state"],  # type: ignore[arg-type]
         created_at=record["created_at"],
         started_at=record.get("started_at"),
+        stage=record.get("stage"),
         finished_at=record.get("finished_at"),
         attempts=int(record.get("attempts", 0)),
         progress=loaded("progress"),
         metrics=loaded("metrics"),
         version=loaded("version"),
+        instant_version=loaded("instant_version"),
         published=loaded("published"),
         error=loaded("error"),
         cancel_requested="cancel_requested" in record,

@@ -12,6 +12,7 @@ from typing import Literal
 from service.errors import NotFound
 from service.records import Records
 from service.records.deletion import Pending
+from service.records.features import PhotoFile
 from service.records.formats import BLOB
 from service.records.store import every
 
@@ -77,6 +78,10 @@ def _of_datasets(records: Records, tenant: str) -> Iterator[Orphan]:
             yield Orphan("picture", paths[0], tenant, dataset.id, digest)
             for path in paths[1:]:
                 yield Orphan("file", path)
+        listed = records.datasets.listing(tenant, dataset.id)
+        photos = [PhotoFile(one.image.digest, one.file) for one in listed if one.file]
+        for path in records.features.paths(tenant, dataset.id, photos):
+            yield Orphan("file", path)
 
 
 def _of_adapters(records: Records, tenant: str) -> Iterator[Orphan]:

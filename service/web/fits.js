@@ -94,6 +94,9 @@ export function fitForm(set, counts, adapters, jobs) {
     h("option", { value: "true" }, "when it is done"),
     h("option", { value: "if_better" }, "only if it is better"),
     h("option", { value: "false" }, "later, by hand"));
+  const kind = h("select", { id: "fit" },
+    h("option", { value: "full" }, "at once, then better"),
+    h("option", { value: "instant" }, "at once, no training"));
   function tell() {
     const known = adapters.find((a) => a.adapter === name.value);
     name.setCustomValidity(NAME.test(name.value) ? ""
@@ -106,7 +109,7 @@ export function fitForm(set, counts, adapters, jobs) {
     problem.clear();
     const wanted = publish.value === "if_better" ? "if_better" : publish.value === "true";
     try {
-      const made = await call("POST", "/v1/jobs", { dataset: set.dataset, adapter: name.value, publish: wanted });
+      const made = await call("POST", "/v1/jobs", { dataset: set.dataset, adapter: name.value, publish: wanted, fit: kind.value });
       location.hash = `#/fits/${made.job}`;
     } catch (error) { problem.show(error, start); }
   };
@@ -115,6 +118,7 @@ export function fitForm(set, counts, adapters, jobs) {
     h("div", { class: "fields" },
       h("div", {}, h("label", { for: "adapter" }, "Its name"), name,
         h("datalist", { id: "adapters" }, adapters.map((a) => h("option", { value: a.adapter })))),
+      h("div", {}, h("label", { for: "fit" }, "How"), kind),
       h("div", {}, h("label", { for: "publish" }, "Publish"), publish),
       h("button", { class: "primary" }, "Fit")),
     outcome,
@@ -129,6 +133,7 @@ export async function job({ argument: id, signal }) {
   const curve = lossCurve();
   const loss = h("details", { hidden: true }, h("summary", {}, "The loss, step by step"), curve.figure);
   const after = h("div", {});
+  const meanwhile = h("p", { hidden: true, "aria-live": "polite" });
   const problem = problemBox();
   const trouble = h("p", { class: "hint", "aria-live": "polite" });
   const cancel = h("button", { class: "quiet danger", onclick: async () => {
@@ -143,7 +148,14 @@ export async function job({ argument: id, signal }) {
       curve.add(state.progress);
       loss.hidden = false;
     }
+    if (state.instant_version && meanwhile.hidden) {
+      const place = `${encodeURIComponent(state.adapter)}/${state.instant_version}`;
+      meanwhile.replaceChildren(`Instant version ${state.instant_version} answers already. `,
+        h("a", { href: `#/try/${place}` }, "Try it"));
+      meanwhile.hidden = false;
+    }
     if (!state.finished_at) return;
+    meanwhile.hidden = true;
     announce(saying);
     cancel.hidden = meter.hidden = true;
     if (state.error) problem.show(new Error(state.error));
@@ -160,15 +172,18 @@ export async function job({ argument: id, signal }) {
     title: `Fit of ${first.adapter}`,
     content: [
       h("nav", { "aria-label": "Way back", class: "back" }, h("a", { href: "#/fits" }, "Fits")),
-      h("h1", {}, `Fit of ${first.adapter}`), words, meter, trouble, problem.box, after, cancel, loss,
+      h("h1", {}, `Fit of ${first.adapter}`), words, meter, meanwhile, trouble, problem.box, after, cancel, loss,
     ],
   };
 }
 
 function ending(state) {
-  if (state.state === "cancelled") return "The fit was stopped.";
-  if (state.state === "failed") return "The fit failed.";
+  const instant = state.instant_version;
+  const stays = instant ? ` Instant version ${instant} was published.` : "";
+  if (state.state === "cancelled") return `The fit was stopped.${stays}`;
+  if (state.state === "failed") return `The fit failed.${stays}`;
   if (state.published) return `Version ${state.version} is ready and live.`;
+  if (instant) return `Version ${state.version} is ready. It is not published: instant version ${instant} was right on more photos, or another one is live.`;
   const why = state.publish === "if_better" ? ", for it is not better than the live one" : "";
   return `Version ${state.version} is ready. It is not published${why}.`;
 }

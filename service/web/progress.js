@@ -10,7 +10,7 @@ const first = new Map(); // of each job, where it stood when this page first saw
 export function progressWords(job) {
   const { progress } = job;
   if (job.state === "queued") return "Waiting for a worker";
-  if (!progress) return "Reading the photos";
+  if (!progress) return job.stage === "instant" ? "Making the instant version" : "Reading the photos";
   const left = secondsLeft(job);
   return [stage(progress), `${Math.floor(100 * share(job))} %`,
     ...(left === null ? [] : [`${duration(left)} left`])].join(" · ");

@@ -6,7 +6,8 @@ import { h, percent, plural } from "./dom.js";
 
 export function report(version, manages) {
   const { adapted, zero_shot: zeroShot, mistakes = [], dataset } = version.metrics;
-  const title = h("h2", {}, `Version ${version.version}`);
+  const instant = version.kind === "instant";
+  const title = h("h2", {}, instant ? `Instant version ${version.version}` : `Version ${version.version}`);
   if (!adapted) {
     return [title, h("p", {}, "Not measured: every class has only one photo. With two or more per class, some are held back to test on.")];
   }
@@ -15,7 +16,11 @@ export function report(version, manages) {
     h("p", {}, `How many of ${plural(adapted.images, "photo")} it had not seen it classifies right. In brackets: with 95 % certainty, the true share lies between.`),
     accuracyBar("This version", adapted, true),
     accuracyBar("Without fitting (zero-shot)", zeroShot, false),
-    h("p", { class: "hint" }, "For this count, each photo was classified by a fit on the others; then the version was fitted on all."),
+    version.metrics.instant ? accuracyBar("Instant version, without training", version.metrics.instant, false) : null,
+    h("p", { class: "hint" }, instant
+      ? "Each of these photos was classified by others alone. Nothing was trained."
+      : "For this count, each photo was classified by a fit on the others; then the version was fitted on all."),
+    fewer(version.metrics.photos),
     h("p", {}, `Check answers that score under ${percent(Math.floor(1000 * adapted.min_score) / 1000)} (`, h("code", {}, "min_score"), `). Scores are off by ${percent(adapted.calibration_error)} on average.`),
     h("h3", {}, "By class"),
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "By class" }, h("table", {},
@@ -25,7 +30,13 @@ export function report(version, manages) {
     h("h3", {}, "Confusion matrix"),
     confusion(adapted),
     ...wrongOnes(mistakes, dataset, manages),
-  ];
+  ].filter(Boolean);
+}
+
+/** Where memory did not hold all photos: how many the adapter was fitted on. */
+function fewer(photos) {
+  if (!photos || !photos.adapter || photos.adapter === photos.head) return null;
+  return h("p", { class: "hint" }, `Of ${photos.head} photos, memory held ${photos.adapter} to train on; the others are used by their features.`);
 }
 
 function wrongOnes(mistakes, dataset, manages) {

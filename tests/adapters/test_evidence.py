@@ -212,7 +212,7 @@ def test_the_offset_finds_both_kinds_of_names() -> None:
     assert both(chosen) >= max(both(-0.9), both(0.9)) + 0.1
 
 
-@pytest.mark.parametrize(("classes", "shots"), [(12, 1), (3, 8)])
-def test_without_photos_to_leave_out_no_offset_is_chosen(classes: int, shots: int) -> None:
+@pytest.mark.parametrize(("classes", "shots"), [(12, 1), (12, 2), (3, 8)])
+def test_with_few_photos_or_classes_no_offset_is_chosen(classes: int, shots: int) -> None:
     photos, labels, text, _ = some(classes, shots)
     assert choose_offset(photos, labels, text, LOGIT_SCALE, seed=1) is None

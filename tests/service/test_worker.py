@@ -57,8 +57,10 @@ def test_a_killed_workers_job_is_taken_up_and_ends_once(
         assert time.monotonic() - killed < TAKEN_UP_SECONDS + 10  # and the new worker's start
         wait_for(lambda: job_of(client, job)["finished_at"])
         ended = job_of(client, job)
-        assert (ended["state"], ended["version"], ended["published"]) == ("succeeded", 1, True)
-        assert [v["version"] for v in client.call("GET", "/v1/adapters/things")["versions"]] == [1]
+        assert (ended["state"], ended["instant_version"]) == ("succeeded", 1)
+        assert (ended["version"], ended["published"]) == (2, True)
+        versions = client.call("GET", "/v1/adapters/things")["versions"]
+        assert [(v["version"], v["kind"]) for v in versions] == [(2, "full"), (1, "instant")]
     finally:
         second.terminate()
         second.wait(60)

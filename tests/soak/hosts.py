@@ -206,7 +206,8 @@ class Journey:
         """Uploads through one host and asks it for a fit; the job."""
         client = self.clients[server]
         dataset = upload(client, self.samples)
-        return str(client.create_job(dataset, "things", params=params)["job"])
+        job = client.create_job(dataset, "things", params=params, publish=False)  # one version
+        return str(job["job"])
 
     def wait(self, server: str, job: str) -> None:
         states = [event["state"] for event in self.clients[server].job_events(job)]
@@ -294,9 +295,10 @@ def run(folder: Path, samples: list[Sample]) -> dict[str, Any]:
         names = list(hosts.servers)
         for _ in range(2):
             journey.wait(names[1], journey.fit(names[0], epochs=1))
+        journey.clients[names[0]].publish("things", 2)
         seen = [
             journey.publish_and_look(names[i % 4], 1 + i % 2) for i in range(_VISITS)
-        ]  # the fits published 2, so that each of these changes what answers
+        ]  # 2 is published, so that each of these changes what answers
         back = journey.cut_off(names[0], 1 if journey.version(names[0]) == 2 else 2)
         rates = {n: round(journey.load(names[:n]), 1) for n in (1, 2, 4)}
         taken_up = journey.cut_off_worker(names[2])

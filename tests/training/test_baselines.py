@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_fit(clip, pool, settings, name):
 def test_with_photos_the_answer_is_that_of_a_tenants_own_fit(clip, few, pool, settings):
     """The protocol's method against the service's fit, for the fitted names and for others too."""
     ours = fit_method("rmadapter+photos", clip, pool, settings, seed=1)
-    served, _ = evaluate_and_fit(clip, few, replace(settings.fit, seed=1))
+    served, _ = evaluate_and_fit(clip, prepare(clip, few, replace(settings.fit, seed=1)))
     images = image_features(clip, served.adapters, few.pixels)
     names = (OTHERS[0], *few.classes, OTHERS[1])
     text = class_features(clip, served.adapters, names, TEMPLATE)

@@ -153,7 +153,7 @@ def test_a_fit_reports_both_models_on_pictures_held_back(
     clip: FrozenCLIP, few: ImageSet, quick
 ) -> None:
     seen: list[Progress] = []
-    _, evaluation = evaluate_and_fit(clip, few, quick, seen.append)
+    _, evaluation = evaluate_and_fit(clip, prepare(clip, few, quick), seen.append)
     parts = [p.part for p in seen]
     assert parts == sorted(parts) and set(parts) == {1, 2, 3, 4, 5}
     assert {p.parts for p in seen} == {5}
@@ -166,7 +166,7 @@ def test_one_picture_a_class_is_fitted_and_reported_as_not_measured(
     clip: FrozenCLIP, few: ImageSet, quick
 ) -> None:
     rows, _ = few_shot(few.labels, 1, seed=1)
-    fitted, evaluation = evaluate_and_fit(clip, few.take(rows), quick)
+    fitted, evaluation = evaluate_and_fit(clip, prepare(clip, few.take(rows), quick))
     assert evaluation.adapted is None
     assert evaluation.logit_scale == clip.logit_scale
     assert (fitted.head.offset, fitted.head.scale) == (OFFSET, SCALE)  # nothing could be held back
@@ -177,7 +177,7 @@ def test_the_report_is_of_the_scores_that_are_served(
     clip: FrozenCLIP, few: ImageSet, quick
 ) -> None:
     """Each fold anew, by hand: its own adapter, its own head, its pictures' values."""
-    fitted, evaluation = evaluate_and_fit(clip, few, quick)
+    fitted, evaluation = evaluate_and_fit(clip, prepare(clip, few, quick))
     prepared, right = prepare(clip, few, quick), 0
     for fold in held_out_folds(few.labels, quick.seed):
         rows = torch.arange(len(few))[~torch.isin(torch.arange(len(few)), fold)]
@@ -194,7 +194,7 @@ def test_the_report_is_of_the_scores_that_are_served(
 def test_the_head_is_made_of_the_adapted_features_of_all_photos(
     clip: FrozenCLIP, few: ImageSet, quick
 ) -> None:
-    fitted, _ = evaluate_and_fit(clip, few, quick)
+    fitted, _ = evaluate_and_fit(clip, prepare(clip, few, quick))
     photos = image_features(clip, fitted.adapters, few.pixels)
     text = class_features(clip, fitted.adapters, few.classes, quick.template)
     assert (fitted.head.photos.float() - photos).abs().max() < 1e-3
@@ -207,8 +207,8 @@ def test_the_offset_is_chosen_where_classes_can_be_left_out(
 ) -> None:
     rows, _ = few_shot(images.labels, 4, seed=1)
     data = images.take(rows)
-    fitted, evaluation = evaluate_and_fit(clip, data, replace(quick, epochs=1, batch_size=32))
-    frozen = prepare(clip, data, quick)
+    frozen = prepare(clip, data, replace(quick, epochs=1, batch_size=32))
+    fitted, evaluation = evaluate_and_fit(clip, frozen)
     expected = choose_offset(
         frozen.images.features, data.labels, frozen.text.features, clip.logit_scale, quick.seed
     )

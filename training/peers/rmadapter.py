@@ -38,7 +38,8 @@ def fit_with_head(clip: FrozenCLIP, train: Pool, settings: FitSettings) -> Fitte
     prepared, fitted = _fit(clip, train, settings)
     everything = torch.arange(len(train))
     seen = features(clip, prepared, fitted, everything)
-    offset, _ = chosen_offset(clip, prepared)
+    frozen = features(clip, prepared, None, everything)
+    offset, _ = chosen_offset(clip, frozen, train.labels, settings.seed)
     head = replace(head_of(clip, prepared, seen, everything).float(), offset=offset)
 
     @torch.no_grad()

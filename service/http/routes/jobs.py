@@ -42,7 +42,12 @@ def create_job(
     response: Response,
     idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
 ) -> JobOut:
-    """Starts a fit. The same `Idempotency-Key` within a day answers with the same job."""
+    """Starts a fit. The same `Idempotency-Key` within a day answers with the same job.
+
+    Within seconds, a first version answers: it uses the photos' features and trains nothing
+    (`instant_version`). The fit goes on and publishes its own version, unless the first one found
+    more of the held-out photos. `fit: "instant"` stops after the first one.
+    """
     dataset = components.records.datasets.get(tenant, body.dataset)
     check_label_counts(dataset.labels, components.settings.min_images)
     check_template(body.params.template)
@@ -52,7 +57,7 @@ def create_job(
         raise Invalid("the rank is above the server's", Problem("params.rank", limit))
     _check_cost(components, sum(dataset.labels.values()), body.params)
     params = body.params.model_dump(exclude_defaults=True)
-    spec = JobSpec(body.dataset, body.adapter, params, body.publish)
+    spec = JobSpec(body.dataset, body.adapter, params, body.publish, body.fit)
     job = components.records.jobs.create(tenant, spec, idempotency_key, tracing.here())
     response.headers["Location"] = f"{components.settings.root_path()}/v1/jobs/{job.id}"
     return JobOut.of(job)

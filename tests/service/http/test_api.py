@@ -41,10 +41,10 @@ def dataset(tenant: Client, three: list[Sample]) -> str:
 
 @pytest.fixture(scope="module")
 def fitted(tenant: Client, dataset: str, worker: None) -> str:
-    """An adapter with two versions, the second live."""
-    for seed in (1, 2):
-        job = run_job(tenant, dataset, "things", params={"epochs": 2, "seed": seed})
-        assert job["state"] == "succeeded", job
+    """An adapter with two versions, an instant one and the full one, which is live."""
+    job = run_job(tenant, dataset, "things", params={"epochs": 2})
+    assert job["state"] == "succeeded", job
+    tenant.publish("things", 2)
     return "things"
 
 
@@ -153,7 +153,7 @@ def test_an_archive_is_a_folder_a_class(tenant: Client, three: list[Sample]) -> 
 def test_a_fit_goes_from_queued_to_a_live_version(tenant: Client, fitted: str) -> None:
     adapter = tenant.call("GET", f"/v1/adapters/{fitted}")
     assert adapter["live"] == 2
-    assert [v["version"] for v in adapter["versions"]] == [2, 1]
+    assert [(v["version"], v["kind"]) for v in adapter["versions"]] == [(2, "full"), (1, "instant")]
     assert adapter["versions"][0]["metrics"]["adapted"]["images"] == 18
     assert adapter["versions"][0]["classes"] == NAMES
     jobs = [job for job in tenant.pages("/v1/jobs") if job["adapter"] == fitted]
@@ -164,7 +164,7 @@ def test_a_fit_goes_from_queued_to_a_live_version(tenant: Client, fitted: str) -
 def test_a_job_answers_202_with_its_place_and_can_be_cancelled(
     tenant: Client, dataset: str, worker: None
 ) -> None:
-    body = {"dataset": dataset, "adapter": "slow", "params": {"epochs": 200}}
+    body = {"dataset": dataset, "adapter": "slow", "params": {"epochs": 200}, "publish": False}
     response = raw(tenant, "POST", "/v1/jobs", json=body)
     assert response.status_code == 202
     job = response.json()["job"]
@@ -242,7 +242,7 @@ def test_the_live_version_cannot_be_deleted_others_can(
     tenant: Client, dataset: str, worker: None
 ) -> None:
     for _ in range(2):
-        run_job(tenant, dataset, "gone", params={"epochs": 1})
+        run_job(tenant, dataset, "gone", fit="instant")
     problem(raw(tenant, "DELETE", "/v1/adapters/gone/versions/2"), 409)
     assert raw(tenant, "DELETE", "/v1/adapters/gone/versions/1").status_code == 204
     problem(raw(tenant, "PUT", "/v1/adapters/gone/live", json={"version": 1}), 404)

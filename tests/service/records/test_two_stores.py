@@ -27,8 +27,9 @@ from adapters.clip import FrozenCLIP
 from adapters.errors import RMAdapterError
 from service.embedded.redis_server import RedisServer
 from service.errors import NotFound
-from service.records import Records, blobs, open_records, store
+from service.records import Records, blobs, features, open_records, store
 from service.records.adapters import version_path
+from service.records.features import PhotoFile
 from service.records.restore import restore
 from service.records.store import DELETING, UNNAMED, tenant_redis_key
 from service.settings import Settings
@@ -38,6 +39,20 @@ from training.data import Sample
 
 EXAMPLES = int(os.environ.get("TWO_STORES_EXAMPLES", "150"))  # `make soak` takes 20,000
 PICTURES, LABELS = 2, ("cat", "dog")
+CLIP_KEY = "0123456789abcdef"
+
+
+class OneThread:
+    """In place of a pool, so that each call of a store is the caller's own step."""
+
+    def __init__(self, threads: int) -> None: ...
+
+    def __enter__(self) -> "OneThread":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    map = staticmethod(map)
 
 
 @pytest.fixture
@@ -56,6 +71,7 @@ def each_store_call_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     stepwise(store.RecordPipeline, "execute")
     for name in ("put", "create", "get", "delete", "delete_all", "files"):
         stepwise(blobs.Blobs, name)
+    monkeypatch.setattr(features, "ThreadPoolExecutor", OneThread)
 
 
 @dataclass
@@ -98,6 +114,16 @@ class World:
         self.records.adapters.publish(self.tenant, "things", version.number)
         return number
 
+    def keep_features(self) -> int:
+        """As a worker does after it has read the photos."""
+        listed = self.records.datasets.listing(self.tenant, self.dataset)
+        files = [PhotoFile(one.image.digest, one.file) for one in listed]
+        kept = {file: file.digest.encode() for file in files}
+        self.records.features.keep(self.tenant, self.dataset, CLIP_KEY, kept)
+        found = self.records.features.read(self.tenant, self.dataset, CLIP_KEY, files)
+        assert all(data == digest.encode() for digest, data in found.items())
+        return len(found)
+
     def add_key(self) -> None:
         self.keys.append(self.records.tenants.add_key(self.tenant, "manage")[1])
 
@@ -127,6 +153,8 @@ def calls_of(world: World) -> dict[str, Callable[[], Any]]:
     )
     made["erase"] = lambda: records.tenants.erase(tenant)
     made["sweep"] = records.deletion.sweep
+    for number in range(2):
+        made[f"keep features {number}"] = world.keep_features
     return made
 
 
@@ -135,7 +163,7 @@ class _Names:
 
     tenant = dataset = ""
     records: Any = Mock()
-    fit = add_key = upload = keys = None
+    fit = add_key = upload = keys = keep_features = None
 
     def digest(self, number: int) -> str:
         return ""
@@ -158,6 +186,12 @@ def named_files(records: Records) -> dict[str, str]:
                 name, revision = names.split()
                 found[f"{folder}/images/{digest}/{name}"] = "picture"
                 found[f"{folder}/images/{digest}/{name}.{revision}.json"] = "label"
+            listed = records.datasets.listing(tenant.id, dataset.id)
+            photos = [PhotoFile(one.image.digest, one.file) for one in listed]
+            for path in records.features.paths(tenant.id, dataset.id, photos):
+                with suppress(NotFound):  # it may be missing
+                    records.blobs.get(path)
+                    found[path] = "feature"
         for adapter in records.adapters.page(tenant.id, 100, None).items:
             folder = f"tenants/{tenant.id}/adapters/{adapter.name}"
             for version in adapter.versions:
@@ -290,7 +324,15 @@ def new_world(
 
 
 # Of all kinds, or of those that touch the same picture, adapter or tenant.
-_ABOUT = ("", "1", "0", "(upload|move) 1", "version|adapter|fit|publish", "key|erase|upload 1")
+_ABOUT = (
+    "",
+    "1",
+    "0",
+    "(upload|move) 1",
+    "version|adapter|fit|publish",
+    "key|erase|upload 1",
+    "features|remove|sweep|delete data set",
+)
 CALLS = st.one_of(
     *(
         st.lists(st.sampled_from([n for n in NAMES if re.search(about, n)]), min_size=2, max_size=5)

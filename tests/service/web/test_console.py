@@ -85,14 +85,15 @@ def bring_photos(page: Page, folder: Path) -> None:
 
 def see_what_it_is_worth(page: Page) -> None:
     expect(page.get_by_role("heading", name="Fit of Shore-and-pond")).to_be_visible()
-    done = "Version 1 is ready and live."
+    done = re.compile(r"^Version 2 is ready")
     expect(page.locator(".lead")).to_have_text(done, timeout=FIT_MS)
     expect(page.get_by_text("each photo was classified by a fit on the others")).to_be_visible()
     page.get_by_role("link", name="See how good it is").click()
     expect(page.get_by_text("Without fitting (zero-shot)")).to_be_visible()
     expect(
         page.get_by_text(re.compile(r"^\d+ of 19 photos right \(\d+ to \d+ %\)$"))
-    ).to_have_count(2)
+    ).to_have_count(3)
+    expect(page.get_by_text("Instant version, without training")).to_be_visible()
     expect(page.get_by_role("region", name="Confusion matrix")).to_be_visible()
     mistake = page.locator(".mistakes li", has_text="labelled crab").first
     mistake.scroll_into_view_if_needed()
@@ -112,12 +113,13 @@ def correct_a_label(page: Page, look: Look) -> None:
 
 
 def fit_again(url: str, key: str) -> None:
-    """A short one, past the console: what is looked at is a second version."""
+    """A short one, past the console: what is looked at is a version that is not live."""
     with Client(url, key) as client:
         (dataset,) = [d for d in client.pages("/v1/datasets") if d["name"] == "Shore and pond"]
         assert dataset["labels"] == {"crab": 6, "lotus": 7, "starfish": 6}
         params = {"epochs": 8}
-        job = client.create_job(dataset["dataset"], "Shore-and-pond", params=params)
+        name = "Shore-and-pond"
+        job = client.create_job(dataset["dataset"], name, params=params, publish=False)
         assert [e["state"] for e in client.job_events(job["job"])][-1] == "succeeded"
 
 
@@ -125,10 +127,12 @@ def roll_back_and_forth(page: Page) -> None:
     page.get_by_role("link", name="Classifiers").click()
     page.get_by_role("link", name="Shore-and-pond").click()
     expect(page.get_by_role("heading", name="Compare two versions")).to_be_visible()
+    page.get_by_role("button", name="Publish version 3").click()
+    expect(page.get_by_role("row", name="3 live")).to_be_visible()
     page.get_by_role("button", name="Roll back to version 1").click()
-    expect(page.get_by_role("row", name="1 live")).to_be_visible()
-    page.get_by_role("button", name="Publish version 2").click()
-    expect(page.get_by_role("row", name="2 live")).to_be_visible()
+    expect(page.get_by_role("row", name="1 live instant")).to_be_visible()
+    page.get_by_role("button", name="Publish version 3").click()
+    expect(page.get_by_role("row", name="3 live")).to_be_visible()
 
 
 def try_it(page: Page, secret: str) -> None:
@@ -138,7 +142,7 @@ def try_it(page: Page, secret: str) -> None:
     names.fill("crab, lotus, starfish, bicycle")
     page.locator("input[type=file]").set_input_files(photos("lotus")[9])
     expect(page.locator(".results .card")).to_have_count(2)
-    expect(page.get_by_role("heading", name="Shore-and-pond, version 2")).to_be_visible()
+    expect(page.get_by_role("heading", name="Shore-and-pond, version 3")).to_be_visible()
     expect(page.locator(".results .card").first.locator("li").first).to_contain_text("lotus")
     assert '"bicycle"' in page.locator(".code code").inner_text()
     assert secret not in page.content()

@@ -41,7 +41,8 @@ def test_a_fit_is_listed_with_its_stage_after_the_page_was_left(
         expect(page.get_by_role("link", name=name)).to_contain_text("accuracy, ", timeout=FIT_MS)
     page.get_by_role("link", name="later").click()
     page.get_by_role("button", name="Stop this fit").click()
-    expect(page.locator(".lead")).to_have_text("The fit was stopped.", timeout=FIT_MS)
+    stopped = "The fit was stopped. Instant version 1 was published."
+    expect(page.locator(".lead")).to_have_text(stopped, timeout=FIT_MS)
 
 
 def test_a_failed_fit_is_listed_with_its_reason(
@@ -69,12 +70,13 @@ def test_a_fit_is_watched_on_when_the_service_comes_back(
     page.evaluate(f"location.hash = '#/fits/{job}'")
     expect(page.locator(".lead")).to_contain_text("%", timeout=FIT_MS)
     (server,) = cluster.servers
+    expect(page.get_by_text("Instant version 1 answers already")).to_be_visible()
     server.stop()
     expect(page.get_by_text("this page asks again")).to_be_visible()
     server.start()
     server.wait()
     expect(page.get_by_text("this page asks again")).to_be_hidden(timeout=FIT_MS)
-    expect(page.locator(".lead")).to_have_text("Version 1 is ready and live.", timeout=FIT_MS)
+    expect(page.locator(".lead")).to_have_text("Version 2 is ready and live.", timeout=FIT_MS)
 
 
 def test_a_second_fit_is_offered_as_a_version_of_the_same_classifier(
