@@ -14,14 +14,15 @@ from pydantic_settings import (
 )
 
 _MIN_ADMIN_KEY = 24  # characters: nothing slows guesses down
-_SECRETS = "/run/secrets"  # where Docker mounts them; RMADAPTER_SECRETS_DIR says another folder
+_SECRETS = "/run/secrets"  # where Docker mounts them; RMADAPTER_SECRETS_DIR names another folder
 
 
 class Settings(BaseSettings):
-    """Read once at the start and handed down; nothing else reads the environment.
+    """All settings, read once at the start and passed on.
 
-    What no variable sets is read from a file of its name, `rmadapter_admin_key` for one, in the
-    folder of secrets: what lies in a file shows up in no listing of a process or a container.
+    A setting without a variable is read from a file of its name, such as `rmadapter_admin_key`, in
+    the folder of secrets. Such a secret is not in the container's own configuration. `up` passes
+    its settings, secrets included, to its worker as environment variables.
     """
 
     model_config = SettingsConfigDict(
@@ -29,10 +30,10 @@ class Settings(BaseSettings):
     )
 
     host: str = Field("127.0.0.1", description="address that the API listens on")
-    port: int = Field(8000, description="its port")
-    log_format: Literal["text", "json"] = Field("text", description="of the log's lines")
+    port: int = Field(8000, description="port that the API listens on")
+    log_format: Literal["text", "json"] = Field("text", description="format of log lines")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="the least that is logged"
+        "info", description="the lowest level that is logged"
     )
     api_metrics_port: int = Field(
         0, description="where an API server serves its Prometheus metrics; 0: at /metrics"
@@ -47,12 +48,13 @@ class Settings(BaseSettings):
     blob_url: str | None = Field(None, description="file:// or s3://; unset: in the data directory")
     admin_key: SecretStr | None = Field(None, description="unset: `up` makes one")
     redis_password: SecretStr | None = Field(
-        None, description="goes into a redis:// or rediss:// URL that has none"
+        None, description="password for a redis:// or rediss:// URL without one"
     )
     s3_access_key_id: SecretStr | None = Field(
-        None, description="of an s3:// blob_url; unset: AWS_* variables, or the machine's role"
+        None,
+        description="key id for an s3:// blob_url; unset: AWS_* variables, or the machine's role",
     )
-    s3_secret_access_key: SecretStr | None = Field(None, description="likewise")
+    s3_secret_access_key: SecretStr | None = Field(None, description="its secret key")
 
     model: str = Field("bundled", description="'bundled', or an open_clip model such as ViT-B-16")
     pretrained: str | None = Field(None, description="its open_clip tag or weights file")
@@ -75,7 +77,8 @@ class Settings(BaseSettings):
     bank_rank: int = Field(32, description="the largest rank an adapter may have")
     host_adapters: int = Field(1024, description="adapters kept in host memory behind the bank")
     pinned: str = Field(
-        "", description="adapters that stay on the device once used: tenant/adapter, by commas"
+        "",
+        description="adapters that stay on the device once used: tenant/adapter, comma-separated",
     )
     text_features: int = Field(100_000, description="class features kept in memory")
     lower_prompts: int = Field(10_000, description="prompts whose lower blocks' output is kept")
@@ -84,10 +87,13 @@ class Settings(BaseSettings):
     )
     max_queued_rows: int = Field(1024, description="rows waiting for the device, all tenants")
     max_queue_seconds: float = Field(
-        2.0, description="a tenant's wait for the device, by its recent speed; then 429"
+        2.0,
+        description="longest expected wait of a tenant for the device; above it the answer is 429",
     )
     decode_threads: int = Field(
-        4, ge=1, description="pictures decoded at once, of all tenants; each takes 8 bytes a pixel"
+        4,
+        ge=1,
+        description="pictures decoded at once, of all tenants; each takes 8 bytes per pixel",
     )
     upload_threads: int = Field(8, ge=1, description="uploads read at once, of all tenants")
     request_seconds: float = Field(30.0, description="a classify request's deadline")
@@ -96,17 +102,20 @@ class Settings(BaseSettings):
     )
 
     cors_origins: str = Field(
-        "", description="origins whose pages may call the API from a browser, by commas; * is any"
+        "",
+        description="origins whose pages may call the API from a browser, comma-separated; *: any",
     )
     path_prefix: str = Field(
         "", description="the path under which a proxy serves the API, such as /vision"
     )
-    max_body_bytes: int = Field(256 * 2**20, description="a request's body")
+    max_body_bytes: int = Field(256 * 2**20, description="bytes of a request's body")
     max_bytes_in_flight: int = Field(
-        2**30, ge=2**20, description="bodies held at once, all requests; a tenant may have half"
+        2**30,
+        ge=2**20,
+        description="bytes of bodies held at once, all requests; a tenant may have half",
     )
-    max_image_bytes: int = Field(20 * 2**20, description="one picture as sent")
-    max_image_pixels: int = Field(50_000_000, description="one picture unpacked")
+    max_image_bytes: int = Field(20 * 2**20, description="bytes of one picture's file")
+    max_image_pixels: int = Field(50_000_000, description="pixels of one picture")
     max_images: int = Field(256, description="pictures of one classify request")
     fetch_urls: bool = Field(
         False, description="pictures are also fetched from URLs in requests, of public addresses"
@@ -119,10 +128,10 @@ class Settings(BaseSettings):
     )
     max_classes: int = Field(1000, description="class names of one request")
     max_archive_entries: int = Field(20_000, description="files of one uploaded archive")
-    max_archive_bytes: int = Field(2 * 2**30, description="one uploaded archive unpacked")
+    max_archive_bytes: int = Field(2 * 2**30, description="bytes of one archive, unpacked")
     min_images: int = Field(1, description="photos per class that a fit needs")
     max_tenant_images: int = Field(200_000, description="pictures of one tenant")
-    max_tenant_bytes: int = Field(50 * 2**30, description="their bytes as sent")
+    max_tenant_bytes: int = Field(50 * 2**30, description="bytes of one tenant's pictures")
     max_tenant_record_bytes: int = Field(
         256 * 2**20,
         ge=1,
@@ -134,17 +143,17 @@ class Settings(BaseSettings):
     max_tenant_keys: int = Field(100, description="API keys of one tenant")
     max_open_jobs: int = Field(20, description="jobs of one tenant that are queued or running")
     classify_rate: float = Field(
-        200.0, ge=0, description="classify and embeddings calls of one tenant a second; 0: any"
+        200.0, ge=0, description="classify and embeddings calls of one tenant per second; 0: any"
     )
-    classify_burst: int = Field(400, ge=1, description="of these, how many at once after a pause")
+    classify_burst: int = Field(400, ge=1, description="such calls allowed at once after a pause")
     manage_rate: float = Field(
-        100.0, ge=0, description="all other calls of one tenant a second; 0: any"
+        100.0, ge=0, description="all other calls of one tenant per second; 0: any"
     )
-    manage_burst: int = Field(400, ge=1, description="of these, how many at once after a pause")
+    manage_burst: int = Field(400, ge=1, description="such calls allowed at once after a pause")
     max_fit_pictures: int = Field(
         5_000_000,
         ge=1,
-        description="pictures that one fit looks at, repeats counted; defaults are always allowed",
+        description="pictures that one fit processes, over all epochs; defaults are always allowed",
     )
     fit_bytes: int = Field(
         4 * 2**30,
@@ -152,12 +161,12 @@ class Settings(BaseSettings):
         description="a fit's photos between the frozen and the adapted blocks; further ones are"
         " used by their features alone",
     )
-    fit_seconds: float = Field(4 * 3600.0, gt=0, description="then a fit is ended as failed")
-    job_days: int = Field(30, ge=1, description="an ended job is kept for so long")
+    fit_seconds: float = Field(4 * 3600.0, gt=0, description="a fit that takes longer fails")
+    job_days: int = Field(30, ge=1, description="days for which an ended job is kept")
     max_ended_jobs: int = Field(
-        1000, ge=1, description="ended jobs of one tenant that are kept; the oldest ones go"
+        1000, ge=1, description="ended jobs of one tenant that are kept; the oldest are dropped"
     )
-    tenant_parallel_jobs: int = Field(2, description="of these, how many workers may share at once")
+    tenant_parallel_jobs: int = Field(2, description="jobs of one tenant that may run at once")
 
     @field_validator("admin_key")
     @classmethod
@@ -175,7 +184,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments before variables before files."""
+        """The order of precedence: arguments, variables, files."""
         folder = Path(os.environ.get("RMADAPTER_SECRETS_DIR", _SECRETS))
         if not folder.is_dir():
             return init_settings, env_settings
@@ -201,7 +210,7 @@ class Settings(BaseSettings):
         )
 
     def pinned_adapters(self) -> frozenset[str]:
-        """`tenant/adapter` of each."""
+        """The pinned adapters, as `tenant/adapter`."""
         return frozenset(name.strip() for name in self.pinned.split(",") if name.strip())
 
     def allowed_origins(self) -> list[str]:

@@ -91,12 +91,12 @@ def main(
 @app.command()
 def up(
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
-    port: Annotated[int | None, typer.Option(help="0: any free one")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Redis, blobs and keys")] = None,
+    port: Annotated[int | None, typer.Option(help="port to listen on; 0: any free one")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="folder for Redis, blobs and keys")] = None,
     model: Annotated[str | None, typer.Option(help="bundled, or open_clip's name")] = None,
     pretrained: Annotated[str | None, typer.Option(help="open_clip's tag or a file")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, …")] = None,
-    backend: Annotated[str | None, typer.Option(help="auto or torch")] = None,
+    backend: Annotated[str | None, typer.Option(help="auto, torch or onnx")] = None,
 ) -> None:
     """Starts everything on this machine: Redis, a worker, the API."""
     from adapters.malloc import keep_freed_memory
@@ -110,7 +110,7 @@ def up(
 
 @app.command()
 def serve() -> None:
-    """Starts an API server alone, on RMADAPTER_REDIS_URL and RMADAPTER_BLOB_URL."""
+    """Starts only an API server, on RMADAPTER_REDIS_URL and RMADAPTER_BLOB_URL."""
     from adapters.malloc import keep_freed_memory
     from service.http.server import listen, serve_app
     from service.wiring import open_components
@@ -124,9 +124,11 @@ def serve() -> None:
 
 @app.command()
 def worker(
-    parent: Annotated[int | None, typer.Option(hidden=True, help="end when it does")] = None,
+    parent: Annotated[
+        int | None, typer.Option(hidden=True, help="stop when this process ends")
+    ] = None,
 ) -> None:
-    """Starts a worker alone, on the same. After SIGTERM it finishes the fit in hand, then stops."""
+    """Starts only a worker. After SIGTERM it finishes the current fit, then stops."""
     from adapters.malloc import keep_freed_memory
     from service.worker import run
 
@@ -424,7 +426,7 @@ def restore(
 
 
 def follow(client: Client, job_id: str) -> Json:
-    """Shows a fit's progress until it ended; the ended job."""
+    """Shows a fit's progress until it ends; returns the ended job."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     loss = TextColumn("{task.fields[loss]}")
     told = False
@@ -467,7 +469,7 @@ def _stage(job: Json) -> str:
 
 
 def _read(source: Path) -> Labelled | None:
-    """A folder's photos, before anything is made of them; None for an archive."""
+    """A folder's photos, before anything is sent; None for an archive."""
     if not source.exists():
         raise ClientError(f"{source} does not exist")
     if source.is_file():
@@ -475,7 +477,7 @@ def _read(source: Path) -> Labelled | None:
     labelled = from_folder(source)
     if not labelled.classes:
         raise ClientError(
-            f"{source} has no folders with pictures: each class needs one of its name"
+            f"{source} has no folders with pictures: each class needs a folder with its name"
         )
     return labelled
 

@@ -25,7 +25,7 @@ _MIN_FREE = 5 * 2**30
 
 
 def findings(settings: Settings) -> Iterator[Finding]:
-    """Each as soon as it is known; no look ends the others."""
+    """Yields each result as soon as it is known; a failed check does not stop the others."""
     looks: list[Callable[[Settings], Iterator[Finding]]] = [
         _device,
         _onnx,
@@ -52,7 +52,7 @@ def _device(settings: Settings) -> Iterator[Finding]:
         return
     mend = "where there is an NVIDIA GPU: `nvidia-smi` must work, and PyTorch be of a CUDA build"
     if settings.device.startswith("cuda"):
-        yield Finding("device", "fail", f"{settings.device} is asked for, and not there", mend)
+        yield Finding("device", "fail", f"{settings.device} is set, but not available", mend)
     elif settings.model == "bundled":
         yield Finding("device", "ok", f"CPU, {torch.get_num_threads()} threads")
     else:
@@ -112,7 +112,7 @@ def _redis_facts(
     yield Finding("Redis", "fail" if old else "ok", f"version {version} answers", mend)
     if not persistence.get("aof_enabled"):
         mend = "redis-server --appendonly yes; without, a restart loses jobs and the latest uploads"
-        yield Finding("Redis", "warn", "keeps nothing on disk at each write", mend)
+        yield Finding("Redis", "warn", "does not write to disk at each change", mend)
     policy = memory.get("maxmemory_policy", "noeviction")  # INFO's: managed Redis refuses CONFIG
     if policy not in ("noeviction", "volatile-ttl", "volatile-lru", "volatile-lfu"):
         mend = "maxmemory-policy noeviction: records must not be thrown away"

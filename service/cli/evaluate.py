@@ -1,4 +1,4 @@
-"""`rmadapter evaluate …`: the method beside the baselines, under the field's protocols."""
+"""`rmadapter evaluate …` compares the method with the baselines under the field's protocols."""
 
 # ruff: noqa: PLR0913, PLR0917 - a command's options are its arguments
 
@@ -56,7 +56,7 @@ def base_to_novel(
     lora_steps: LoraSteps = None,
     ablation: Annotated[
         Ablation | None,
-        typer.Option(help="losses, sharing or layers: the paper's ablation instead"),
+        typer.Option(help="compare an ablation's rows instead: losses, sharing or layers"),
     ] = None,
     mixed: Annotated[
         bool, typer.Option("--mixed", help="also judge both halves among all names at once")
@@ -162,7 +162,7 @@ def domain_generalization(
     as_json: AsJson = False,
     plot: Plot = None,
 ) -> None:
-    """Trains on one look of some classes, tests on other looks of the same.
+    """Trains on one domain, tests on other domains with the same classes.
 
     Example: rmadapter evaluate domain-generalization --data photo.zip --target sketch.zip
     """
@@ -190,7 +190,7 @@ def paper(
     lora_steps: LoraSteps = None,
     as_json: AsJson = False,
 ) -> None:
-    """The paper's base-to-novel table, a row as each data set finishes; goes on where it stopped.
+    """Makes the paper's base-to-novel table, one row per data set; resumes where it stopped.
 
     Example: rmadapter evaluate paper --data DIR --model ViT-B-16 --pretrained openai
     """
@@ -287,7 +287,7 @@ def _show(
 
 
 def _table(results: "Sequence[Result]") -> Table:
-    """Without the columns that this protocol leaves empty."""
+    """The results as a table, without columns that are empty in this protocol."""
     columns = (
         "method",
         "shots",

@@ -1,4 +1,4 @@
-"""`rmadapter import …`: photos that another tool has labelled, counted, then sent."""
+"""`rmadapter import …` counts photos that another tool has labelled, then sends them."""
 
 import os
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from service.cli.upload import counted, show_count, upload_classes
 
 import_app = typer.Typer(no_args_is_help=True, help="Photos that another tool has labelled.")
 
-DatasetName = Annotated[str | None, typer.Option(help="of the new data set")]
+DatasetName = Annotated[str | None, typer.Option(help="the new data set's name")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="only count what would be sent")]
 _TRAINING_KEY = "CUSTOM_VISION_TRAINING_KEY"
 _MAX_NAME = 100  # characters of a data set's name
@@ -68,14 +68,14 @@ def import_custom_vision(
 def import_csv(
     file: Annotated[Path, typer.Argument(help="a file with a line per photo")],
     image: Annotated[
-        str, typer.Option(help="the column of paths, from the file on: its name or number")
+        str, typer.Option(help="name or number of the column of paths, relative to the file")
     ] = "image",
     label: Annotated[str, typer.Option(help="the column of classes")] = "label",
     name: DatasetName = None,
     dry_run: DryRun = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Photos and classes of a CSV file, whatever its encoding and delimiter.
+    """Imports photos and classes from a CSV file of any encoding and delimiter.
 
     Example: rmadapter import csv labels.csv --image path --label species
     """
@@ -105,7 +105,7 @@ def import_coco(
     dry_run: DryRun = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """COCO: photos of one class whole, photos of several box by box.
+    """Imports COCO: whole photos if they have one class, else each box.
 
     Example: rmadapter import coco annotations/instances_val2017.json
     """
@@ -120,7 +120,7 @@ def import_voc(
     dry_run: DryRun = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Pascal VOC: every box is a photo of its class.
+    """Imports Pascal VOC: every box becomes a photo of its class.
 
     Example: rmadapter import voc VOCdevkit/VOC2012
     """
@@ -130,12 +130,12 @@ def import_voc(
 @import_app.command("label-studio")
 @calls_service
 def import_label_studio(
-    path: Annotated[Path, typer.Argument(help="its JSON or JSON-MIN, the photos beside it")],
+    path: Annotated[Path, typer.Argument(help="a JSON or JSON-MIN export beside the photos")],
     name: DatasetName = None,
     dry_run: DryRun = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Label Studio's choices and rectangles.
+    """Imports Label Studio's choices and rectangles.
 
     Example: rmadapter import label-studio export.json
     """
@@ -151,7 +151,7 @@ def import_huggingface(
     dry_run: DryRun = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Hugging Face's imagefolder.
+    """Imports Hugging Face's imagefolder.
 
     Example: rmadapter import huggingface ./dataset --label species
     """

@@ -1,8 +1,8 @@
-"""The pages of the documentation that are made of the code: commands and settings.
+"""Generates the documentation pages of commands and settings from the code.
 
     python -m service.cli.reference docs
 
-writes `command-line.md` and `settings.md` into a folder; a test holds them to the code.
+writes `command-line.md` and `settings.md` into a folder. A test compares them with the code.
 """
 
 import re
@@ -56,8 +56,8 @@ def settings() -> str:
         "",
         _MADE,
         "",
-        "Each is an environment variable, or a file of its name in small letters in the folder of",
-        "secrets, `/run/secrets` or what `RMADAPTER_SECRETS_DIR` names.",
+        "Each is an environment variable, or a file with its name in lower case in the folder of",
+        "secrets: `/run/secrets`, or the folder that `RMADAPTER_SECRETS_DIR` names.",
         "",
         *_table(
             ("variable", "default", "what it is"), map(_setting, Settings.model_fields.items())

@@ -44,7 +44,7 @@ _HINTS = {  # by the status of a refusal: what to do next
 
 
 def print_json(value: Any) -> None:
-    """For machines: plain, indented."""
+    """Prints indented JSON without colours, for machines."""
     print(json.dumps(value, indent=2))
 
 
@@ -84,7 +84,7 @@ def show_list(
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """One line on stderr and exit code 1 for everything that can go wrong by itself."""
+    """Turns expected errors into one line on stderr and exit code 1."""
     try:
         yield
     except ValidationError as error:  # of a setting

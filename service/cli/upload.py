@@ -1,4 +1,4 @@
-"""Labelled photos on their way to the service: what is said before, and what became of each."""
+"""Uploads labelled photos: counts them before, and reports what was left out."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -66,7 +66,7 @@ def upload_archive(client: Client, dataset: str, archive: Path) -> None:
 
 
 def upload_classes(client: Client, dataset: str, labelled: Labelled) -> int:
-    """Sends what is labelled; how many the service took. What it did not is added to `left_out`."""
+    """Sends the photos and returns how many were accepted; the others go to `left_out`."""
     taken = 0
     with Progress(console=err) as bar:
         task = bar.add_task("upload", total=labelled.count)
@@ -85,7 +85,7 @@ def upload_classes(client: Client, dataset: str, labelled: Labelled) -> int:
 def _send(
     client: Client, dataset: str, label: str, files: list[File], unread: list[tuple[str, str]]
 ) -> int:
-    """One request's photos. Where none of them is good, the rest of the import goes on."""
+    """Sends one request's photos. If all are refused, the rest of the import goes on."""
     taken = 0
     try:
         for answer in client.upload_class(dataset, label, files):

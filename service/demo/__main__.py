@@ -1,4 +1,4 @@
-"""`make demo`: from nothing to a classifier, over HTTP, with the bundled sample photos.
+"""`make demo` makes a classifier over HTTP from the bundled sample photos.
 
 Starts the service as `rmadapter up` does, uploads 16 photos of each of six classes, fits, and
 classifies photos that the fit never saw: of the six classes, and of two whose names were not in it.
@@ -131,7 +131,7 @@ def _print_report(job: Json, clock: "_Clock") -> None:
 
 
 class _Clock:
-    """Where the time went."""
+    """Measures the time of each step."""
 
     def __init__(self) -> None:
         self._last, self._laps = time.monotonic(), list[str]()

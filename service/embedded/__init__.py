@@ -25,8 +25,8 @@ from service.wiring import open_components
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 1.0  # how often it is looked whether Redis and the worker still run
-_WORKER_STOP_SECONDS = 10.0  # then the fit in hand is left for the next start
+_LOOK_SECONDS = 1.0  # the interval between checks that Redis and the worker still run
+_WORKER_STOP_SECONDS = 10.0  # after that, the current fit is left for the next start
 
 
 def up(settings: Settings) -> None:
@@ -44,7 +44,7 @@ def up(settings: Settings) -> None:
         ensure_default_tenant(components.records, settings.data_dir)
         host, port = listener.getsockname()[:2]
         url = f"http://{host}:{port}"
-        listener.listen()  # who reads the next line may call at once
+        listener.listen()  # before the next line, so that its reader can connect at once
         print(f"rmadapter is up: {url} (docs at {url}/docs), model {components.clip.name}")
         if admin_key_is_new and settings.admin_key:
             print(f"the admin key is in {settings.data_dir / 'admin.key'}")
@@ -53,7 +53,7 @@ def up(settings: Settings) -> None:
             key = settings.data_dir / "default.key"
             print(f"for other commands: rmadapter login --url {url} --key-stdin < {key}")
         print(f"keys and data lie in {settings.data_dir}", flush=True)
-        serve_app(components, listener, drain_seconds=0.0)  # nobody to take over
+        serve_app(components, listener, drain_seconds=0.0)  # no other server can take over
 
 
 def _elsewhere(settings: Settings) -> bool:
@@ -63,10 +63,10 @@ def _elsewhere(settings: Settings) -> bool:
 
 
 def _make_private(folder: Path) -> None:
-    """Makes the data directory for its owner alone, also where it was there before.
+    """Makes the data directory, new or existing, accessible to its owner alone.
 
     Raises:
-        RMAdapterError: it is somebody else's.
+        RMAdapterError: it belongs to another user.
     """
     os.umask(0o077)  # of every file that this process and its worker make
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,10 +80,10 @@ def _make_private(folder: Path) -> None:
 
 @contextmanager
 def _alone(data_dir: Path) -> Iterator[None]:
-    """One `up` a data directory: two Redis servers on one file would ruin it.
+    """Allows one `up` per data directory: two Redis servers on one file would ruin it.
 
     Raises:
-        RMAdapterError: another one runs.
+        RMAdapterError: another `up` runs on it.
     """
     with (data_dir / "up.lock").open("w") as lock:
         try:
@@ -95,7 +95,7 @@ def _alone(data_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def stopped(settings: Settings) -> Iterator[Settings]:
-    """What `up` would work on, Redis running, while no `up` does; with a Redis of its own: that.
+    """The settings with `up`'s stores, Redis running; an external Redis is used as it is.
 
     Raises:
         RMAdapterError: an `up` runs there.
@@ -199,7 +199,7 @@ def ensure_default_tenant(records: Records, data_dir: Path) -> None:
 
 
 def _default_key(records: Records) -> str:
-    """One more key of tenant `default`: another machine, or a restored app, may hold the others.
+    """A new key of tenant `default`; other machines or apps may still use the existing ones.
 
     Raises:
         OverQuota: it has as many keys as allowed.
@@ -211,7 +211,7 @@ def _default_key(records: Records) -> str:
 
 
 def write_secret(file: Path, text: str) -> None:
-    """For its owner's eyes alone, from the first byte on."""
+    """Writes a file that only its owner can read, from the first byte on."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as stream:
         stream.write(text + "\n")

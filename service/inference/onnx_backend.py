@@ -40,9 +40,9 @@ _BATCH, _SLOTS, _LENGTH = (torch.export.Dim(n, min=2, max=2**16) for n in ("B", 
 class OnnxBackend(TorchBackend):
     """Pictures, and the upper blocks of prompts, by ONNX Runtime; the rest is the torch backend's.
 
-    With `int8` the frozen weights of the image tower's matrix products are in eight bits, and what
-    they multiply is scaled to eight bits by the largest number of a run. So that no picture's
-    features depend on those of another tenant beside it, each is then a run of its own.
+    With `int8` the frozen weights of the image tower's matrix products have eight bits. A run
+    scales their inputs to eight bits by its largest value. Each picture is therefore a separate
+    run, so that its features do not depend on another tenant's picture.
 
     Raises:
         UnsupportedModel: the weights are not in float32.
@@ -130,7 +130,7 @@ class _Session:
 
 
 def exported(clip: FrozenCLIP, bank: Bank, cache_dir: Path) -> Path:
-    """The folder of a model's two graphs, made now if no earlier start has made it."""
+    """The folder of a model's two graphs, which are exported now if they do not exist."""
     place = f"{clip.fingerprint[:16]}-{bank.image.first}-{bank.text.first}"
     folder = cache_dir / "onnx" / f"{place}-v{_FORMAT}-torch{torch.__version__}"
     if hold(folder / _HASHES):
@@ -162,14 +162,14 @@ def _put_away(folder: Path) -> None:
 
 
 def in_int8(graph: Path) -> Path:
-    """The graph with its matrix products in eight bits, made beside it now if no start has."""
+    """The graph with eight-bit matrix products, which is made now if it does not exist."""
     quantised = graph.with_name(f"{graph.stem}-int8.onnx")
     hashes = quantised.with_suffix(f".{_HASHES}")
     if hold(hashes):
         return quantised
     if hashes.exists():
         log.error("%s is not as it was made: it is made anew", quantised)
-    from onnxruntime.quantization import quantize_dynamic  # what int8 alone needs
+    from onnxruntime.quantization import quantize_dynamic  # only int8 needs it
 
     log.warning("putting %s into eight bits, once", graph)
     logging.disable(logging.WARNING)  # the quantiser's notes, a line a tensor

@@ -15,7 +15,7 @@ from service.errors import TooMany
 Feature = NDArray[np.float32]  # [e], unit
 
 _RETRY_SECONDS = 1  # a full queue of 1,024 rows is a second or two of work
-_PROMPT = 1 / 16  # of a picture's work at most: a dozen tokens where that has two hundred
+_PROMPT = 1 / 16  # a prompt's work in pictures at most: 12 tokens against about 200
 
 
 @dataclass(slots=True)
@@ -30,12 +30,12 @@ class Row:
 
     @property
     def work(self) -> float:
-        """What it takes of a batch, in pictures."""
+        """The row's share of a batch, in pictures."""
         return _PROMPT if isinstance(self.content, str) else 1.0
 
 
 class FairQueue:
-    """Bounded; takes from each tenant in turn, so that one's flood does not delay another's row."""
+    """A bounded queue that serves tenants in turn, so that none delays another's rows."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._size = limit, 0

@@ -1,10 +1,10 @@
-"""Where adapters lie: the bank on the device, host memory behind it, the blob store behind that.
+"""The tiers of adapters: the bank on the device, then host memory, then the blob store.
 
 An adapter's head, if it has one, stays in host memory: it scores features, after the device.
 
-Lives on the event loop's thread, which is all the locking it needs. An adapter is named by its
-artifact's SHA-256, so that a slot can hold nothing but the very weights that were asked for. A
-lease keeps its slot from being written until it ends.
+All code here runs on the event loop's thread, so it needs no locks. An adapter is identified by its
+artifact's SHA-256, so that a slot never holds other weights than the requested ones. A slot is not
+overwritten while a lease on it lasts.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from service.inference.version import ServedVersion
 Tier = Literal["device", "host", "blob"]
 
 _WORKING_SET_SECONDS = 60.0
-_SLOT_SECONDS = 5.0  # a slot is leased for the device's work alone: some batches
+_SLOT_SECONDS = 5.0  # the longest wait; a slot is leased only for a few batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,10 @@ class Tiers:
         fetch: Callable[[str], bytes],
         pinned: frozenset[str] = frozenset(),
     ) -> None:
-        """`pinned` are adapters, as tenant/adapter, that nothing puts off the device again.
+        """`pinned` names adapters, as tenant/adapter, that are never evicted from the device.
 
         Raises:
-            DoesNotFit: they would fill the bank.
+            DoesNotFit: the pinned adapters would fill the bank.
         """
         self._engine, self._clip, self._fetch = engine, clip, fetch
         self._free = list(range(slots - 1, FROZEN, -1))
@@ -87,7 +87,7 @@ class Tiers:
         """Brings a version's weights onto the device, if they are not, and keeps them there.
 
         Raises:
-            BadArtifact, DoesNotFit: the file cannot be used here; never answered by another one.
+            BadArtifact, DoesNotFit: the file cannot be used here; no other version replaces it.
             Unavailable: the object store does not answer.
         """
         sha = version.sha256
@@ -157,7 +157,7 @@ class Tiers:
         return _Loaded(artifact.weights, artifact.head)
 
     async def _take_slot(self, tenant: str) -> int:
-        """A free slot, or that of the least recently used adapter that none leases or pins.
+        """A free slot, or that of the least recently used adapter without a lease or pin.
 
         Raises:
             TooMany: none was free for this tenant within `_SLOT_SECONDS`.

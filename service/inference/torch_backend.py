@@ -17,8 +17,8 @@ from service.inference.protocol import Features
 class LowerText:
     """The tokens of prompts at the first adapter's block.
 
-    They are the same for every tenant, so they are kept by prompt. The one that was used longest
-    ago makes room.
+    They are the same for every tenant, so they are cached by prompt. The least recently used one
+    is evicted.
     """
 
     def __init__(self, clip: FrozenCLIP, first: int, limit: int) -> None:
@@ -52,7 +52,7 @@ class LowerText:
 
 
 class TorchBackend:
-    """The plain one: open_clip's modules, the bank's tensors beside them."""
+    """Runs open_clip's modules with the bank's tensors."""
 
     name = "torch"
 

@@ -1,4 +1,4 @@
-"""What inference must know of a fitted version: the part of its record that serving reads."""
+"""The part of a version's record that inference reads."""
 
 from typing import Protocol
 

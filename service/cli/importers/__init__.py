@@ -1,6 +1,6 @@
-"""Labelled photos as other tools keep them: a file a tool, a function each from path to `Labelled`.
+"""Importers of other tools' labelled photos: one file per tool, from a path to `Labelled`.
 
-No HTTP here: what is found is counted before anything is sent.
+They use no HTTP: the photos are counted before anything is sent.
 """
 
 from service.cli.importers.coco import from_coco

@@ -71,7 +71,7 @@ def _rows(text: str, delimiter: str) -> Iterator[Row]:
 
 
 def _delimiter(text: str, columns: Sequence[str]) -> str:
-    """The one that finds the columns, else that gives every row as many cells, and most."""
+    """The delimiter that finds the columns, else the one with the most equal-sized rows' cells."""
 
     def fit(delimiter: str) -> tuple[int, bool, int]:
         try:

@@ -1,4 +1,4 @@
-"""Files of other tools: folders walked, text of any encoding, and paths as other machines write."""
+"""Reads other tools' files: folders, text of any encoding, and paths of other machines."""
 
 import json
 import os
@@ -55,10 +55,10 @@ def walk(folder: Path, found: Labelled) -> list[Path]:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuses what is no folder, and the root of the file system.
+    """Refuses a path that is not a folder, or is the root of the file system.
 
     Raises:
-        BadImport: says which of these.
+        BadImport: the path is refused; the message says why.
     """
     if not folder.exists():
         raise BadImport(f"{folder} does not exist")
@@ -127,10 +127,10 @@ class Places:
         self._entries: dict[Path, dict[str, Path]] = {}
 
     def find(self, name: str) -> Path:
-        """The file of a path or URL: as it is written, else by its last folders, or last part.
+        """The file of a path or URL: as written, else by its last folders, or its last part.
 
-        A photo that another name has already found is not given for a second one: of
-        `a/1.jpg` and `b/1.jpg`, neither may be the other. Where there is none: the likeliest place.
+        A photo is never returned for two names, since `a/1.jpg` and `b/1.jpg` are different
+        photos. If there is no file, the most likely path is returned.
         """
         tails = [tail for spelled in _spellings(name) for tail in _tails(spelled)]
         for look in (Path.joinpath, self._alike):
@@ -142,7 +142,7 @@ class Places:
         return self._bases[0] / _spellings(name)[0].lstrip("/")
 
     def _alike(self, base: Path, tail: str) -> Path:
-        """In other letters' cases or Unicode forms, as Windows and macOS do not tell them apart."""
+        """The file whose name differs only in case or Unicode form, as on Windows and macOS."""
         at = base
         for part in PurePosixPath(tail).parts:
             at = self._listed(at).get(_plain(part), at / part)

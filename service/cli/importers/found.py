@@ -1,4 +1,4 @@
-"""What an import finds: photos by class, whole or a box of them, and what is left out with why."""
+"""The result of an import: whole photos or boxes by class, and what is left out and why."""
 
 import io
 from collections import Counter, defaultdict
@@ -30,15 +30,15 @@ _MAX_PNG = 4_000_000  # pixels; a larger cut-out as PNG may be more than an uplo
 
 
 class BadImport(RMAdapterError):
-    """What was given is not of that kind; says which file and, where there is one, which line."""
+    """The input is not of the expected format; the message names the file and the line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
     """A part of a picture.
 
-    Sides are counted in the units of `width` × `height`, which are the whole picture as the box was
-    drawn: its pixels, or 1 × 1 for fractions; 0 × 0 where the tool does not say, for pixels.
+    Sides are in units in which the whole picture is `width` × `height`: its pixels, or 1 × 1 for
+    fractions. 0 × 0 means pixels of a picture whose size the tool does not give.
     """
 
     left: float
@@ -87,7 +87,7 @@ class Labelled:
     tags: dict[str, str] = field(default_factory=dict)
 
     def add(self, where: str, file: Path, labels: Iterable[str], box: Box | None = None) -> None:
-        """One photo with the classes that it has: one of them is what can be fitted."""
+        """Adds one photo; it is left out unless it has exactly one class."""
         names = sorted(set(filter(None, map(normal_name, labels))))
         if (why := _unusable(file, names, box)) is not None:
             self.left_out.append((where, why))
@@ -126,7 +126,7 @@ class Labelled:
 
 
 def no_picture(file: Path) -> str | None:
-    """Why a file is no picture, by how it starts and whatever its name ends in; None: it is one."""
+    """Why a file is not a picture, by its first bytes, not its name; None: it is a picture."""
     try:
         with file.open("rb") as stream:
             head = stream.read(_HEAD)

@@ -1,4 +1,4 @@
-"""Pascal VOC: an XML file a photo, with boxes, as VOC itself, CVAT and labelImg write it."""
+"""Pascal VOC: an XML file with boxes per photo, as VOC, CVAT and labelImg write it."""
 
 from pathlib import Path
 from xml.etree import ElementTree  # nosec B405
@@ -63,7 +63,7 @@ def _read(file: Path, places: Places, found: Labelled) -> None:
 
 
 def _photo(file: Path, root: ElementTree.Element, places: Places) -> Path:
-    """By the name that the file gives, else by its own with a picture's ending."""
+    """The photo that the file names, else the one with the file's own name."""
     given = [root.findtext(name) or "" for name in ("filename", "path")]
     names = [name for name in given if name.strip()] + [
         file.stem + ending for suffix in sorted(SUFFIXES) for ending in (suffix, suffix.upper())
@@ -73,7 +73,10 @@ def _photo(file: Path, root: ElementTree.Element, places: Places) -> Path:
 
 
 def _box(thing: ElementTree.Element, size: tuple[float, float]) -> Box:
-    """VOC counts pixels from 1, the last included; of tools that count from 0, a pixel is off."""
+    """A box from VOC's pixels, which count from 1, both ends included.
+
+    Boxes of tools that count from 0 are off by one pixel.
+    """
     sides = (thing.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
     left, top, right, bottom = (float(side or "nan") for side in sides)
     return Box(max(left - 1, 0), max(top - 1, 0), right, bottom, *size)
