@@ -66,12 +66,14 @@ def erase_tenant(
 @keys_app.command("list")
 @calls_service
 def list_keys(as_json: JsonFlag = False) -> None:
-    """Lists keys by id; the keys themselves are not kept."""
+    """Lists keys by id, and when each was last used; the keys themselves are not kept."""
     show_list(
         "/v1/keys",
         as_json,
-        ("key id", "scope", "created"),
-        lambda key: [(key["key_id"], key["scope"], key["created_at"])],
+        ("key id", "scope", "created", "last used"),
+        lambda key: [
+            (key["key_id"], key["scope"], key["created_at"], key.get("last_used_at") or "never")
+        ],
     )
 
 

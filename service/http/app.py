@@ -53,6 +53,7 @@ from service.http.routes import (
     jobs,
     keys,
     predict,
+    quotas,
     tenants,
     web,
 )
@@ -168,7 +169,7 @@ def _bare(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
 
 
 def _include(app: FastAPI) -> None:
-    for routes in (tenants, keys, datasets, jobs, adapters, classify, predict, health):
+    for routes in (tenants, keys, quotas, datasets, jobs, adapters, classify, predict, health):
         app.include_router(routes.router)
 
 

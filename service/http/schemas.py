@@ -12,6 +12,7 @@ from service.records.adapters import Adapter, Version
 from service.records.datasets import Dataset, Image
 from service.records.fit_params import FitParams, Shown, Template, Text, Writable
 from service.records.jobs import Fit, Job
+from service.records.quotas import Quota
 from service.records.tenants import ApiKey, Scope, Tenant
 
 
@@ -76,7 +77,40 @@ class DatasetIn(Named):
     )
 
 
-class TenantOut(BaseModel):
+class QuotaOut(BaseModel):
+    """How much of a quota is used."""
+
+    model_config = _example({"used": 1280, "limit": 200_000})
+
+    used: int
+    limit: int
+
+
+_QUOTAS = {
+    "images": {"used": 1280, "limit": 200_000},
+    "bytes": {"used": 402_653_184, "limit": 53_687_091_200},
+    "record_bytes": {"used": 190_000, "limit": 268_435_456},
+    "datasets": {"used": 3, "limit": 1000},
+    "adapters": {"used": 2, "limit": 1000},
+    "open_jobs": {"used": 0, "limit": 20},
+}
+
+
+class QuotasOut(BaseModel):
+    """A tenant's quotas."""
+
+    model_config = _example({"quotas": _QUOTAS})
+
+    quotas: dict[str, QuotaOut] = Field(description="by what is counted; bytes as sent")
+
+    @classmethod
+    def of(cls, quotas: dict[str, Quota]) -> "QuotasOut":
+        """The answer for what a tenant uses."""
+        named = {name: QuotaOut(used=q.used, limit=q.limit) for name, q in quotas.items()}
+        return cls(quotas=named)
+
+
+class TenantOut(QuotasOut):
     """A tenant, as its administrator sees it."""
 
     model_config = _example(
@@ -84,6 +118,7 @@ class TenantOut(BaseModel):
             "tenant": "tenant_0643a1b2c3d4e0123abcd",
             "name": "Meadow Ltd",
             "created_at": "2026-05-04T10:00:00.000Z",
+            "quotas": _QUOTAS,
         }
     )
 
@@ -92,9 +127,10 @@ class TenantOut(BaseModel):
     created_at: str
 
     @classmethod
-    def of(cls, tenant: Tenant) -> "TenantOut":
-        """The answer for a tenant's record."""
-        return cls(tenant=tenant.id, name=tenant.name, created_at=tenant.created_at)
+    def with_quotas(cls, tenant: Tenant, quotas: dict[str, Quota]) -> "TenantOut":
+        """The answer for a tenant's record and what it uses."""
+        about = {"tenant": tenant.id, "name": tenant.name, "created_at": tenant.created_at}
+        return cls(**about, quotas=QuotasOut.of(quotas).quotas)
 
 
 class KeyOut(BaseModel):
@@ -133,17 +169,21 @@ class KeyInfoOut(BaseModel):
             "key_id": "key_0643a1b2c3d4e0123abcd",
             "scope": "classify",
             "created_at": "2026-05-04T10:00:00.000Z",
+            "last_used_at": "2026-05-05T09:30:00.000Z",
         }
     )
 
     key_id: str
     scope: Scope
     created_at: str
+    last_used_at: str | None = Field(None, description="within a minute; null: not used in 90 days")
 
     @classmethod
-    def of(cls, key: ApiKey) -> "KeyInfoOut":
-        """The answer for an API key's record."""
-        return cls(key_id=key.id, scope=key.scope, created_at=key.created_at)
+    def of(cls, key: ApiKey, last_used: str | None = None) -> "KeyInfoOut":
+        """The answer for an API key's record, and when it was last used."""
+        return cls(
+            key_id=key.id, scope=key.scope, created_at=key.created_at, last_used_at=last_used
+        )
 
 
 class NewKeyOut(KeyInfoOut):

@@ -11,6 +11,7 @@ from service.records.deletion import Deletion
 from service.records.features import FeatureFiles
 from service.records.formats import check_blobs, mark_blobs
 from service.records.jobs import Bounds, Jobs
+from service.records.quotas import Amounts, Quotas
 from service.records.rates import Rate, Rates
 from service.records.store import Breaker, RecordStore, connect
 from service.records.tenants import Tenants
@@ -33,6 +34,7 @@ class Records:
     jobs: Jobs
     adapters: Adapters
     rates: Rates
+    quotas: Quotas
     deletion: Deletion
 
     def refuse_newer(self) -> None:
@@ -103,6 +105,17 @@ def open_records(redis_url: str, blob_url: str, settings: Settings) -> Records:
                 "classify": Rate(settings.classify_rate, settings.classify_burst),
                 "manage": Rate(settings.manage_rate, settings.manage_burst),
             },
+        ),
+        quotas=Quotas(
+            store,
+            Amounts(
+                images=settings.max_tenant_images,
+                bytes=settings.max_tenant_bytes,
+                record_bytes=settings.max_tenant_record_bytes,
+                datasets=settings.max_tenant_datasets,
+                adapters=settings.max_tenant_adapters,
+                open_jobs=settings.max_open_jobs,
+            ),
         ),
         deletion=deletion,
     )

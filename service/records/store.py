@@ -231,7 +231,13 @@ def new_id(kind: str) -> str:
 
 def now() -> str:
     """ISO 8601, UTC, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return iso_time(datetime.now(UTC).timestamp())
+
+
+def iso_time(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601, UTC, milliseconds."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from service.records.store import (
     UNNAMED,
     Page,
     RecordStore,
+    iso_time,
     members,
     new_id,
     now,
@@ -38,6 +39,8 @@ _ERASED = redis_key("erased-tenants")
 _FILES = redis_key("tenant-files")  # id → the path of its file
 _MANIFEST = re.compile(r"tenant(?:\.([0-9]{16}))?\.json")
 _TRIES = 100  # attempts to change or erase a tenant while others change its keys
+_USED_EVERY = 60  # seconds between two notes of a key's use
+_USED_KEPT = 90 * 24 * 3600  # seconds that such a note is kept
 SWEEP_AFTER = 120.0  # seconds; a request that was let in before the erasure has ended by then
 
 # Each script is one step for Redis. It writes nothing for a tenant that was erased or that has no
@@ -65,7 +68,7 @@ redis.call('hset', files, id, path)
 redis.call('zadd', tenants, 0, id)
 for i = 7, #KEYS do
   if i - 6 <= tonumber(scopes) then redis.call('set', KEYS[i], id .. ' ' .. ARGV[i + 1])
-  else redis.call('del', KEYS[i]) end
+  else redis.call('del', KEYS[i], KEYS[i] .. ':used') end
 end
 return {'saved', before}
 """
@@ -79,7 +82,7 @@ if record == '' and not redis.call('zscore', erased, id) then return 'unknown' e
 redis.call('hdel', names, id)
 redis.call('hdel', files, id)
 redis.call('zrem', tenants, id)
-for i = 6, #KEYS do redis.call('del', KEYS[i]) end
+for i = 6, #KEYS do redis.call('del', KEYS[i], KEYS[i] .. ':used') end
 redis.call('zadd', erased, redis.call('time')[1] + after, id)
 redis.call('zadd', unnamed, 0, everything)
 return 'erased'
@@ -90,8 +93,12 @@ _GRANT = """
 local found = redis.call('get', KEYS[1])
 if not found then return false end
 local record = redis.call('hget', KEYS[2], string.match(found, '^%S+'))
-if record and string.find(record, ARGV[1], 1, true) then return found end
-return false
+if not record or not string.find(record, ARGV[1], 1, true) then return false end
+local clock = tonumber(redis.call('time')[1])
+if tonumber(redis.call('get', KEYS[3]) or 0) + ARGV[2] <= clock then
+  redis.pcall('set', KEYS[3], clock, 'EX', ARGV[3]) -- a Redis that cannot write still lets it in
+end
+return found
 """
 
 
@@ -240,11 +247,18 @@ class Tenants:
             Unauthorized: no tenant has this key.
         """
         hashed = hash_key(api_key)
-        found: str | None = self._lookups.eval(_GRANT, 2, _key_name(hashed), TENANT_RECORDS, hashed)
+        keys = (_key_name(hashed), TENANT_RECORDS, _used_name(hashed))
+        what = (hashed, _USED_EVERY, _USED_KEPT)
+        found: str | None = self._lookups.eval(_GRANT, len(keys), *keys, *what)
         if found is None:
             raise Unauthorized("the API key is not known")
         tenant, _, scope = found.partition(" ")
         return Grant(tenant, "classify" if scope == "classify" else "manage")
+
+    def last_used(self, keys: Sequence[ApiKey]) -> list[str | None]:
+        """When each key was last used: ISO 8601, UTC, within a minute; None if not in 90 days."""
+        found = self._store.mget([_used_name(key.hash) for key in keys]) if keys else []
+        return [iso_time(int(seconds)) if seconds else None for seconds in found]
 
     def add_key(self, tenant_id: str, scope: Scope) -> tuple[ApiKey, str]:
         """Makes another key.
@@ -376,6 +390,10 @@ def _everything(tenant_id: str) -> str:
 
 def _key_name(key_hash: str) -> str:
     return redis_key("api-key", key_hash)
+
+
+def _used_name(key_hash: str) -> str:
+    return f"{_key_name(key_hash)}:used"
 
 
 def _new_api_key(scope: Scope) -> tuple[ApiKey, str]:

@@ -19,11 +19,12 @@ export async function keys() {
     const rows = [...items].sort((a, b) => b.created_at.localeCompare(a.created_at));
     list.replaceChildren(h("table", { class: "versions" },
       h("thead", {}, h("tr", {}, ["Key", "Scope"].map((t) => h("th", { scope: "col" }, t)), h("th", { scope: "col", class: "roomy" }, "Created"),
-        h("th", { scope: "col" }, h("span", { class: "hidden-visually" }, "Actions")))),
+        h("th", { scope: "col" }, "Last used"), h("th", { scope: "col" }, h("span", { class: "hidden-visually" }, "Actions")))),
       h("tbody", {}, rows.map((k) => h("tr", {},
         h("th", { scope: "row" }, h("code", {}, shortened(k.key_id))),
         h("td", {}, k.scope),
         h("td", { class: "roomy" }, when(k.created_at)),
+        h("td", {}, k.last_used_at ? when(k.last_used_at) : "never"),
         h("td", { class: "row" }, h("button", {
           class: "quiet danger", "aria-label": `Revoke key ${shortened(k.key_id)}`, onclick: () => revoke(k),
         }, "Revoke")))))));

@@ -64,12 +64,23 @@ export async function tenants() {
 function table(items, { rotate, erase }) {
   const rows = [...items].sort((a, b) => b.created_at.localeCompare(a.created_at));
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Tenants" }, h("table", { class: "versions" },
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Name"), h("th", { scope: "col", class: "roomy" }, "Created"),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Name"), h("th", { scope: "col" }, "Photos"),
+      h("th", { scope: "col", class: "roomy" }, "Storage"), h("th", { scope: "col", class: "roomy" }, "Created"),
       h("th", { scope: "col" }, h("span", { class: "hidden-visually" }, "Actions")))),
     h("tbody", {}, rows.map((tenant) => h("tr", {},
       h("th", { scope: "row" }, tenant.name, h("span", { class: "id" }, tenant.tenant)),
+      h("td", {}, used(tenant.quotas.images, (n) => n.toLocaleString("en"))),
+      h("td", { class: "roomy" }, used(tenant.quotas.bytes, megabytes)),
       h("td", { class: "roomy" }, when(tenant.created_at)),
       h("td", { class: "row" },
         h("button", { "aria-label": `New key for ${tenant.name}`, onclick: () => rotate(tenant) }, "New key"),
         h("button", { class: "quiet danger", "aria-label": `Erase ${tenant.name}`, onclick: () => erase(tenant) }, "Erase")))))));
+}
+
+function used(quota, words) {
+  return `${words(quota.used)} of ${words(quota.limit)}`;
+}
+
+function megabytes(bytes) {
+  return `${Math.ceil(bytes / 1e6).toLocaleString("en")} MB`;
 }

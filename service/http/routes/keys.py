@@ -21,10 +21,12 @@ def create_key(components: ComponentsDep, tenant: Manager, body: KeyIn) -> NewKe
 def list_keys(
     components: ComponentsDep, tenant: Manager, limit: Limit = 100, cursor: Cursor = None
 ) -> PageOut[KeyInfoOut]:
-    """Lists the tenant's API keys, without the keys themselves."""
+    """Lists the tenant's API keys and when each was last used, without the keys themselves."""
     keys = sorted(components.records.tenants.get(tenant).keys, key=lambda key: key.id)
-    rest = [KeyInfoOut.of(key) for key in keys if cursor is None or key.id > cursor]
-    return PageOut(items=rest[:limit], cursor=rest[limit - 1].key_id if rest[limit:] else None)
+    rest = [key for key in keys if cursor is None or key.id > cursor]
+    used = components.records.tenants.last_used(rest[:limit])
+    items = list(map(KeyInfoOut.of, rest[:limit], used))
+    return PageOut(items=items, cursor=rest[limit - 1].id if rest[limit:] else None)
 
 
 @router.delete("/{key_id}", status_code=204)

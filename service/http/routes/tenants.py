@@ -24,9 +24,11 @@ def create_tenant(components: ComponentsDep, body: Named) -> KeyOut:
 def list_tenants(
     components: ComponentsDep, limit: Limit = 100, cursor: Cursor = None
 ) -> PageOut[TenantOut]:
-    """Lists tenants by id. Needs the admin key."""
+    """Lists tenants by id, with what each uses of its quotas. Needs the admin key."""
     page = components.records.tenants.page(limit, cursor)
-    return PageOut(items=[TenantOut.of(t) for t in page.items], cursor=page.cursor)
+    quotas = components.records.quotas.of([tenant.id for tenant in page.items])
+    listed = map(TenantOut.with_quotas, page.items, quotas)
+    return PageOut(items=list(listed), cursor=page.cursor)
 
 
 @router.post("/{tenant}/keys", status_code=201)

@@ -70,7 +70,7 @@ class Caller:
         """One call; `parts` fill the braces of its route."""
         self.seen.add((method, route))
         response = self.client.http.request(method, route.format(**parts), **(sent or {}))
-        assert response.is_success or response.status_code in (404, 409, 429), response.text
+        assert response.is_success or response.status_code in (400, 404, 409, 429), response.text
         self.refused += response.status_code == 429
         return response
 
@@ -126,17 +126,28 @@ class Caller:
         one = {"adapter": name, "version": str(version)}
         self.call("GET", "/v1/adapters/{adapter}/versions/{version}", **one)
         self.call("GET", "/v1/adapters/{adapter}/versions/{version}/artifact", **one)
+        self.predictions(name)
         earlier = one | {"version": str(version - 1)}  # a tenant's versions are a quota of its jobs
         self.call("DELETE", "/v1/adapters/{adapter}/versions/{version}", **earlier)
         if self.deletes:
             self.call("DELETE", "/v1/adapters/{adapter}", adapter=name)
+
+    def predictions(self, name: str) -> None:
+        """Custom Vision's calls; pictures by URL are off."""
+        route = "/customvision/v3.1/prediction/{project}/classify/iterations/{published_name}"
+        for form in ("", "/nostore"):
+            parts = {"project": "p", "published_name": name}
+            file = {"files": {"imageData": self.samples[0].data}}
+            self.call("POST", f"{route}/image{form}", file, **parts)
+            url = {"json": {"Url": "https://example.com/a.jpg"}}
+            self.call("POST", f"{route}/url{form}", url, **parts)
 
     def answers(self, number: int) -> None:
         file = ("files", ("a.jpg", self.samples[0].data))
         for route in ("/v1/classify", "/classify"):
             self.call("POST", route, {"data": {"classes": f"cat,dog {number}"}, "files": [file]})
         self.call("POST", "/v1/embeddings", {"json": {"input": [f"a text {number}"]}})
-        for route in ("/v1/models", "/healthz", "/readyz", "/metrics"):
+        for route in ("/v1/quotas", "/v1/models", "/healthz", "/readyz", "/metrics"):
             self.call("GET", route)
 
 

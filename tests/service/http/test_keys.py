@@ -13,7 +13,8 @@ from service.records import Records, open_records
 from service.records.restore import restore
 from service.records.tenants import Grant, hash_key
 from service.settings import Settings
-from tests.support.api import Api
+from tests.support.api import Api, upload
+from training.data import Sample
 
 # What a key of scope classify opens. Any other call of the contract must refuse it.
 CLASSIFY = {
@@ -83,9 +84,10 @@ def test_what_a_classify_key_may_call_it_may(narrow: Client) -> None:
 @pytest.mark.parametrize("scope", ["classify", "manage"])
 def test_a_tenant_makes_lists_and_ends_its_own_keys(api: Api, tenant: Client, scope: str) -> None:
     made = tenant.call("POST", "/v1/keys", json={"scope": scope})
-    assert set(made) == {"key_id", "scope", "created_at", "api_key"}
+    assert set(made) == {"key_id", "scope", "created_at", "last_used_at", "api_key"}
     listed = {item["key_id"]: item for item in tenant.pages("/v1/keys")}
-    assert listed[made["key_id"]] == {k: made[k] for k in ("key_id", "scope", "created_at")}
+    same = ("key_id", "scope", "created_at", "last_used_at")
+    assert listed[made["key_id"]] == {k: made[k] for k in same}
     assert made["api_key"] not in json.dumps(listed)
     with Client(api.url, made["api_key"]) as client:
         assert client.call("GET", "/v1/adapters")["items"] == []
@@ -232,3 +234,38 @@ def test_an_erased_tenants_keys_open_nothing(records: Records) -> None:
     for one in (key, narrow):
         with pytest.raises(Unauthorized):
             records.tenants.authenticate(one)
+
+
+def test_a_keys_last_use_is_listed_and_a_new_key_has_none(api: Api) -> None:
+    client = api.new_tenant()
+    unused = client.call("POST", "/v1/keys", json={"scope": "classify"})
+    listed = {key["key_id"]: key["last_used_at"] for key in client.pages("/v1/keys")}
+    assert listed.pop(unused["key_id"]) is None
+    (used,) = listed.values()
+    assert used is not None and used[:4] >= "2026"
+
+
+def test_a_key_that_ended_leaves_no_note_of_its_use(api: Api) -> None:
+    client = api.new_tenant()
+    made = client.call("POST", "/v1/keys", json={"scope": "classify"})
+    with Client(api.url, made["api_key"]) as app:
+        app.call("GET", "/v1/adapters")
+    store = api.components.records.store
+    name = f"rmadapter:api-key:{hash_key(made['api_key'])}:used"
+    assert store.exists(name)
+    client.call("DELETE", f"/v1/keys/{made['key_id']}")
+    assert not store.exists(name)
+
+
+def test_a_tenant_and_the_administrator_see_what_it_uses(api: Api, samples: list[Sample]) -> None:
+    client = api.new_tenant()
+    upload(client, samples[:2])
+    quotas = client.call("GET", "/v1/quotas")["quotas"]
+    limit = api.components.settings.max_tenant_images
+    assert quotas["images"] == {"used": 2, "limit": limit}
+    assert quotas["bytes"]["used"] == sum(len(sample.data) for sample in samples[:2])
+    assert quotas["datasets"]["used"] == 1
+    assert quotas["record_bytes"]["used"] > 0
+    with api.admin() as admin:
+        seen = {one["tenant"]: one["quotas"] for one in admin.pages("/v1/tenants")}
+    assert seen[client.tenant] == quotas
