@@ -1,8 +1,10 @@
 """Commands of the documentation that take long, in their smallest form."""
 
 import json
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,18 @@ def test_what_is_measured_beside_the_benchmark_can_be(
     for archive in needs:
         shared_file(archive)
     assert says in run_module(tmp_path, *command.split())
+
+
+def test_mixed_lists_are_reported_by_names_and_photos(tmp_path: Path) -> None:
+    folder = photo_folder(tmp_path / "some", ("crab", "cup", "dolphin", "lotus"), 18)
+    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+        for photo in sorted(folder.glob("*/*")):
+            archive.write(photo, photo.relative_to(folder))
+    command = ["training.protocols.mixed", "--data", str(tmp_path), "--sets", "some"]
+    *_, row = run_module(tmp_path, *command).strip().splitlines()
+    name, count, _, *figures = row.split()
+    assert (name, count) == ("some", "1")  # of four classes, two have photos
+    assert len(re.findall(r"\d+\.\d \(", " ".join(figures))) == 5
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here it would measure for an hour")

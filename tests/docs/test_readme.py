@@ -41,6 +41,7 @@ RUN_BY = {
     "python -m tests.benchmarks": "tests/test_commands.py",
     "python -m tests.benchmarks.cache": "tests/benchmarks/test_cache.py",
     "python -m training.search": "tests/test_commands.py",
+    "python -m training.protocols.mixed": "tests/test_commands.py",
     "python -m training.pretrain": "tests/training/test_pretrain.py",  # its last stage
     "make soak": "tests/soak/test_soak.py",
     "python -m tests.soak --only kills": "tests/soak/test_kills.py",
