@@ -31,9 +31,10 @@ from training.fit import default_settings
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1  # counted up when an earlier choice should be measured anew
+_FORMAT = 2  # counted up when an earlier choice should be measured anew
 _MOST = 40  # rounds of a measurement
-_SECONDS = 60.0  # and how long it may take; then the faster median is taken
+_SECONDS = 20.0  # and how long it may take; then the faster median is taken
+_ROUNDS_COST = 1.2  # bf16 must be so many times as fast as float32: it rounds, and scores change
 _CHANCE = 1e-3  # of a sign test, below which two are taken as different: ten of ten rounds
 _SLOTS = 3  # of the bank in a measurement: the frozen CLIP's, and two that are mixed
 
@@ -116,8 +117,13 @@ def has_bf16_units() -> bool:
     return bool(cpu._is_amx_tile_supported() or cpu._is_avx512_bf16_supported())
 
 
-def fastest(backends: Sequence[Backend], batch: int) -> int:
+def fastest(backends: Sequence[Backend], batch: int, costs: Sequence[float] = ()) -> int:
     """Which one takes the least time for a batch of pictures; the first, where none is faster.
+
+    Args:
+        backends: what is measured.
+        batch: pictures of a batch.
+        costs: what the time of each is multiplied by; nothing: 1 for each.
 
     All run in turns. One leaves when it was slower than the fastest in so many rounds that chance
     does not explain it. What is left at the end differs less than can be measured.
@@ -131,7 +137,7 @@ def fastest(backends: Sequence[Backend], batch: int) -> int:
         for i in left:
             start = perf_counter()
             backends[i].images(pixels, slots)
-            seconds[i].append(perf_counter() - start)
+            seconds[i].append((perf_counter() - start) * (costs[i] if costs else 1.0))
         best = min(left, key=lambda i: statistics.median(seconds[i]))
         left = [i for i in left if i == best or not _slower(seconds[i], seconds[best])]
         if len(left) == 1 or monotonic() > end:
@@ -197,7 +203,8 @@ def _measure(settings: Settings, clip: FrozenCLIP, ways: list[Way], batch: int) 
             log.warning("%s cannot run the model: %s", way, error)
             continue
         opened[way] = backend
-    return list(opened)[fastest(list(opened.values()), batch)]
+    costs = [_ROUNDS_COST if way.precision == "bf16" else 1.0 for way in opened]
+    return list(opened)[fastest(list(opened.values()), batch, costs)]
 
 
 def _small_bank(clip: FrozenCLIP) -> Bank:

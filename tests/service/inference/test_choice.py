@@ -98,10 +98,16 @@ def test_of_two_that_are_equal_the_first_is_taken() -> None:
     assert backends[0].calls == 41
 
 
-def test_a_slow_machine_measures_for_a_minute_alone() -> None:
+@pytest.mark.parametrize(("seconds", "best"), [(0.02, 0), (0.01, 1)])
+def test_one_that_costs_more_must_be_faster_by_that(seconds: float, best: int) -> None:
+    backends = [Timed("plain", 0.022), Timed("rounds", seconds)]
+    assert fastest(backends, 2, [1.0, 1.2]) == best
+
+
+def test_a_slow_machine_measures_for_twenty_seconds_alone() -> None:
     backends = [Timed("plain", 8.0), Timed("fast", 4.0)]
     assert fastest(backends, 2) == 1
-    assert backends[0].calls <= 10
+    assert backends[0].calls <= 4
 
 
 @pytest.fixture
@@ -109,7 +115,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The measurements that are taken; the last of what is measured wins."""
     taken: list[list[str]] = []
 
-    def last(backends, batch):
+    def last(backends, batch, costs):
         taken.append([backend.name for backend in backends])
         return len(backends) - 1
 
