@@ -5,11 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from service.cli.terminal import connected, err, errors, out
+from service.cli.access import calls_service
+from service.cli.terminal import JsonFlag, connected, err, errors, out, print_json
 from service.client import Client, ClientError
 from service.settings import Settings
 
 
+@calls_service
 def export(
     adapter: Annotated[str, typer.Argument(help="its name")],
     file_format: Annotated[Literal["onnx"], typer.Option("--format", help="of the file")] = "onnx",
@@ -18,6 +20,7 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="matrix products in eight bits: smaller, less exact")
     ] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Writes a zip with one ONNX file, pixels to probabilities, and a program that runs it.
 
@@ -43,6 +46,9 @@ def export(
         portable = Portable(decode_artifact(data), sha256(data), licence, int8)
         with err.status("exporting"):
             write_portable(clip, portable, file)
+        if as_json:
+            print_json({"file": str(file), "adapter": adapter, "version": number})
+            return
         out.print(f"{file}: {adapter} version {number}, {file.stat().st_size / 2**20:.0f} MB")
 
 

@@ -72,7 +72,7 @@ def list_keys(as_json: JsonFlag = False) -> None:
         as_json,
         ("key id", "scope", "created", "last used"),
         lambda key: [
-            (key["key_id"], key["scope"], key["created_at"], key.get("last_used_at") or "never")
+            (key["key_id"], key["scope"], _minute(key["created_at"]), _minute(key["last_used_at"]))
         ],
     )
 
@@ -103,6 +103,11 @@ def revoke_key(
     with errors(), connected() as client:
         client.call("DELETE", f"/v1/keys/{key_id}")
     _show_ended(key_id, "revoked", as_json)
+
+
+def _minute(moment: str | None) -> str:
+    """A time of the API's, short enough for a table."""
+    return moment[:16].replace("T", " ") if moment else "never"
 
 
 def _show_ended(what: str, state: str, as_json: bool) -> None:

@@ -64,12 +64,12 @@ export async function tenants() {
 function table(items, { rotate, erase }) {
   const rows = [...items].sort((a, b) => b.created_at.localeCompare(a.created_at));
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Tenants" }, h("table", { class: "versions" },
-    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Name"), h("th", { scope: "col" }, "Photos"),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Name"), h("th", { scope: "col", class: "roomy" }, "Photos"),
       h("th", { scope: "col", class: "roomy" }, "Storage"), h("th", { scope: "col", class: "roomy" }, "Created"),
       h("th", { scope: "col" }, h("span", { class: "hidden-visually" }, "Actions")))),
     h("tbody", {}, rows.map((tenant) => h("tr", {},
       h("th", { scope: "row" }, tenant.name, h("span", { class: "id" }, tenant.tenant)),
-      h("td", {}, used(tenant.quotas.images, (n) => n.toLocaleString("en"))),
+      h("td", { class: "roomy" }, used(tenant.quotas.images, (n) => n.toLocaleString("en"))),
       h("td", { class: "roomy" }, used(tenant.quotas.bytes, megabytes)),
       h("td", { class: "roomy" }, when(tenant.created_at)),
       h("td", { class: "row" },
@@ -78,7 +78,7 @@ function table(items, { rotate, erase }) {
 }
 
 function used(quota, words) {
-  return `${words(quota.used)} of ${words(quota.limit)}`;
+  return h("span", { title: `of ${words(quota.limit)}` }, words(quota.used));
 }
 
 function megabytes(bytes) {

@@ -25,6 +25,7 @@ def test_one_host_uploads_another_fits_a_third_answers_and_one_is_cut_off_and_ba
     uploads, answers = journey.clients
     for version in (1, 2):
         journey.wait(answers, journey.fit(uploads, epochs=1))
+        journey.clients[uploads].publish("things", version)
         assert journey.version(answers) == version
     assert journey.publish_and_look(uploads, 1) < SEEN_SECONDS
     assert journey.cut_off(answers, 2) < 10

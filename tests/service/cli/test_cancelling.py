@@ -21,7 +21,13 @@ def test_ctrl_c_cancels_the_job(api_alone: Api, samples: list[Sample], tmp_path:
     }
     command = [sys.executable, "-m", "service", "fit", "--dataset", dataset, "--adapter", "a"]
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell's background job ignores it, and so would this process
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     jobs = lambda: list(client.pages("/v1/jobs"))  # noqa: E731
     wait_for(lambda: bool(jobs()))

@@ -219,7 +219,7 @@ def test_a_wrong_command_line_is_exit_code_2(run, arguments: list) -> None:
 
 
 def test_every_command_that_answers_does_so_as_json_and_clients_take_a_service() -> None:
-    processes = {"up", "serve", "worker", "openapi"}  # run on, or print JSON in any case
+    processes = {"up", "serve", "worker", "weights", "openapi"}  # run on, or print JSON in any case
     here = processes | {"logout", "backup", "restore"}
     for name, command in all_commands():
         options = {option for p in command.params for option in p.opts}

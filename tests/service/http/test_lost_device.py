@@ -32,7 +32,7 @@ def test_a_server_whose_device_is_lost_answers_503_and_ends_with_an_error(
         wait_for(lambda: is_ready(url) or process.poll() is not None, 120)
         with Client(url, ADMIN_KEY) as admin:
             key = admin.call("POST", "/v1/tenants", json={"name": "t"})["api_key"]
-        with Client(url, key) as client:
+        with Client(url, key, wait_seconds=0) as client:
             picture = [(samples[0].name, samples[0].data)]
             assert client.classify(picture, ["a", "b"])["precision"] == "fp32"
             sign.touch()
