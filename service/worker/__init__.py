@@ -21,8 +21,6 @@ from adapters.errors import RMAdapterError
 from adapters.pixels import ImageLimits
 from service import logs, metrics, tracing
 from service.errors import Conflict, NotFound, Unavailable
-from service.patience import patiently
-from service.promotion import may_begin, not_worse, not_worse_than_instant
 from service.records import Records
 from service.records.adapters import Adapter, Version, summary
 from service.records.datasets import Listed
@@ -30,8 +28,10 @@ from service.records.fit_params import FitParams
 from service.records.jobs import LEASE_SECONDS, MAX_ATTEMPTS, Job, JobSpec, Publish
 from service.records.store import now
 from service.settings import Settings
-from service.stored_photos import StoredPhotos
 from service.wiring import broker_of, clip_to_fit_with, image_limits, records_of
+from service.worker.patience import patiently
+from service.worker.promotion import may_begin, not_worse, not_worse_than_instant
+from service.worker.stored_photos import StoredPhotos
 from training import worker as training_worker
 from training.data import check_label_counts
 from training.fit import Progress

@@ -11,9 +11,9 @@ from adapters.artifact import decode_artifact
 from adapters.clip import FrozenCLIP
 from adapters.evidence import NO_PHOTOS, probabilities
 from service.client import Client
-from service.promotion import may_begin, not_worse_than_instant
 from service.records.features import features_folder
 from service.settings import Settings
+from service.worker.promotion import may_begin, not_worse_than_instant
 from tests.support.api import Api, problem, run_job, start_api, start_worker, upload
 from tests.support.waiting import wait_for
 from training.data import Sample, image_set

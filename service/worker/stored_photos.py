@@ -11,10 +11,10 @@ from adapters.clip import FrozenCLIP
 from adapters.errors import BadDataset, BadImage
 from adapters.pixels import ImageLimits, Pixels, decode_image
 from service.errors import NotFound, Unavailable
-from service.patience import patiently
 from service.records import Records
 from service.records.datasets import Listed
 from service.records.features import PhotoFile
+from service.worker.patience import patiently
 from training.data import Sample
 from training.photos import PhotosChanged, decode_feature, encode_feature, features_key
 
