@@ -23,7 +23,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class Attacker:
     classify_key: str
     dataset: str
     stop: threading.Event = field(default_factory=threading.Event)
+    open: ExitStack = field(default_factory=ExitStack)  # what is closed at the end
 
     def repeat(self, call: Callable[[], object]) -> None:
         while not self.stop.is_set():
@@ -83,7 +84,8 @@ def wrong_json(attacker: Attacker) -> Callable[[], object]:
     body = b'{"images":[' + b"{}," * (_JSON_BYTES // 3) + b"{}]}"
     headers = {"authorization": f"Bearer {attacker.classify_key}"}
     headers["content-type"] = "application/json"
-    http = httpx.Client(base_url=attacker.url, timeout=_PATIENCE_SECONDS, headers=headers)
+    options = {"base_url": attacker.url, "timeout": _PATIENCE_SECONDS, "headers": headers}
+    http = attacker.open.enter_context(httpx.Client(**options))
     return lambda: http.post("/v1/classify", content=body)
 
 
@@ -392,7 +394,7 @@ def attack(name: str, code: Path, seconds: float) -> dict[str, float]:
         client_files = [("files", (sample.name, sample.data))]
         victim.http.post("/classify", data={"adapter": "mine"}, files=client_files)  # warm
         watch = Watch(url, pid, victim, sample)
-        with watch.watching():
+        with watch.watching(), attacker.open, victim, client:
             _run(attacker, call, threads, seconds)
     return watch.row()
 
