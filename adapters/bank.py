@@ -129,22 +129,26 @@ class TowerBank:
         if all(slot == FROZEN for slot in slots):
             return None
         if len(set(slots)) == 1:
-            return self._one_adapter(slots[0])
+            down, down_bias, up, up_bias = (tensor[slots[0]] for tensor in self.tensors())
+            return one_adapter(TowerWeights(self.first, down, down_bias, up, up_bias))
         return gathered(torch.tensor(slots, device=self.down.device), self.first, self.tensors())
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(down, down_bias, up, up_bias), all slots."""
         return self.down, self.down_bias, self.up, self.up_bias
 
-    def _one_adapter(self, slot: int) -> Delta:
-        def delta(block: int, x: Tensor) -> Tensor | None:  # [B, T, d] → [B, T, d]
-            i = block - self.first
-            if i < 0:
-                return None
-            h = F.gelu(x @ self.down[slot, i] + self.down_bias[slot, i])
-            return h @ self.up[slot, i] + self.up_bias[slot, i]
 
-        return delta
+def one_adapter(weights: TowerWeights) -> Delta:
+    """What one adapter adds to every row, α folded in."""
+
+    def delta(block: int, x: Tensor) -> Tensor | None:  # [B, T, d] → [B, T, d]
+        i = block - weights.first
+        if i < 0:
+            return None
+        h = F.gelu(x @ weights.down[i] + weights.down_bias[i])
+        return h @ weights.up[i] + weights.up_bias[i]
+
+    return delta
 
 
 def gathered(slots: Tensor, first: int, bank: tuple[Tensor, Tensor, Tensor, Tensor]) -> Delta:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 _UNSIGNED = (255.0, 1_023.0, 4_095.0)  # of 8, 10 and 12 bits, stored in more
 _SIXTEEN = 65_535.0
+MAX_SAMPLE_TAGS = (341, 281)  # TIFF 6.0: the largest value, of any samples and of unsigned ones
 _OVERSHOOT = (-0.1, 2.0)  # floats of 0…1 after a filter or an exposure; they are cut to 0…1
 
 

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
-from adapters.depth import eight_bits
+from adapters.depth import MAX_SAMPLE_TAGS, eight_bits
 
 _TURNS = {  # EXIF's orientation → what turns the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -25,7 +25,6 @@ _TURNS = {  # EXIF's orientation → what turns the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # TIFF 6.0, section 3
-_MAX_SAMPLE, _S_MAX_SAMPLE = 281, 341  # TIFF 6.0: the largest value, of unsigned and of any samples
 _PROFILES = 64  # colour profiles whose transforms are cached
 
 
@@ -78,7 +77,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _stated_top(image: Image.Image) -> float | None:
     """The largest value of a TIFF's samples, if it states one."""
     tags = getattr(image, "tag_v2", {})
-    for tag in (_S_MAX_SAMPLE, _MAX_SAMPLE):
+    for tag in MAX_SAMPLE_TAGS:
         with suppress(KeyError, TypeError, ValueError):
             stated = tags[tag]
             return float(stated[0] if isinstance(stated, tuple) else stated)

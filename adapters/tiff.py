@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from tifffile import TiffFile, TiffPage
 
-from adapters.depth import eight_bits
+from adapters.depth import MAX_SAMPLE_TAGS, eight_bits
 from adapters.errors import BadImage
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF 6.0 and BigTIFF
 _NONE, _DEFLATE = 1, (8, 32946)  # compressions
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # photometric interpretations
-_MAX_SAMPLE, _S_MAX_SAMPLE, _ORIENTATION, _PROFILE = 281, 341, 274, 34675  # tags
+_ORIENTATION, _PROFILE = 274, 34675  # tags
 _TRANSPOSED = {"YX": (0, 1), "YXS": (0, 1, 2), "SYX": (1, 2, 0)}  # of one page, by tifffile's axes
 _MAX_SAMPLE_BYTES = 8  # per pixel of the limit: 16-bit RGBA; floats may have half the pixels
 
@@ -86,8 +86,8 @@ def _check_size(page: TiffPage, data: bytes, max_pixels: int) -> None:
 
 def _picture(page: TiffPage, values: NDArray[Any]) -> Image.Image:
     """[H, W] or [H, W, S] of any depth → 8 bits."""
-    stated = page.tags.valueof(_S_MAX_SAMPLE) or page.tags.valueof(_MAX_SAMPLE)
-    top = float(np.max(stated)) if stated is not None else None
+    stated = [page.tags.valueof(tag) for tag in MAX_SAMPLE_TAGS]
+    top = next((float(np.max(value)) for value in stated if value), None)
     colours = 3 if page.photometric == _RGB else 1
     values = values.reshape(*values.shape[:2], -1)
     shown = eight_bits(values[..., :colours], top)

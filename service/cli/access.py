@@ -19,9 +19,11 @@ from urllib.parse import urlsplit
 import typer
 
 from adapters.errors import RMAdapterError
+from service.client import Client, ClientError
 from service.settings import Settings
 
 _PANEL = "The service"
+_FORBIDDEN = 403
 Url = Annotated[
     str | None,
     typer.Option(
@@ -158,6 +160,21 @@ def key_and_source(settings: Settings, admin: bool = False) -> tuple[str, str]:
             return key, source
     name = "RMADAPTER_ADMIN_KEY" if admin else "RMADAPTER_API_KEY"
     raise BadAccess(f"no key in {file}: start `rmadapter up`, `rmadapter login`, or set {name}")
+
+
+def is_administrators(client: Client) -> bool:
+    """Whether the client's key is the administrator's.
+
+    Raises:
+        ClientError: the service was not reached, or does not know the key.
+    """
+    try:
+        client.call("GET", "/v1/tenants", params={"limit": 1})  # the administrator's alone
+    except ClientError as error:
+        if error.status != _FORBIDDEN:
+            raise
+        return False
+    return True
 
 
 def _from_variable(settings: Settings, admin: bool) -> tuple[str | None, str]:

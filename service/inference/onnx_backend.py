@@ -169,20 +169,32 @@ def in_int8(graph: Path) -> Path:
         return quantised
     if hashes.exists():
         log.error("%s is not as it was made: it is made anew", quantised)
+    log.warning("putting %s into eight bits, once", graph)
+    with tempfile.TemporaryDirectory(dir=graph.parent) as unfinished:
+        made = Path(unfinished) / quantised.name
+        quantise(graph, made)
+        write_hashes(made.with_name(hashes.name), [made])
+        made.rename(quantised)
+        made.with_name(hashes.name).rename(hashes)
+    return quantised
+
+
+def quantise(graph: Path, file: Path, exact: Sequence[str] = ()) -> None:
+    """Writes a graph with its matrix products in eight bits.
+
+    Args:
+        graph: in float32.
+        file: the graph to write.
+        exact: names of nodes that stay as they are.
+    """
     from onnxruntime.quantization import quantize_dynamic  # only int8 needs it
 
-    log.warning("putting %s into eight bits, once", graph)
     logging.disable(logging.WARNING)  # the quantiser's notes, a line a tensor
     try:
-        with tempfile.TemporaryDirectory(dir=graph.parent) as unfinished:
-            made = Path(unfinished) / quantised.name
-            quantize_dynamic(graph, made, ["MatMul", "Gemm"], per_channel=True)
-            write_hashes(made.with_name(hashes.name), [made])
-            made.rename(quantised)
-            made.with_name(hashes.name).rename(hashes)
+        products, kept = ["MatMul", "Gemm"], list(exact)
+        quantize_dynamic(graph, file, products, per_channel=True, nodes_to_exclude=kept)
     finally:
         logging.disable(logging.NOTSET)
-    return quantised
 
 
 class _Images(nn.Module):

@@ -1,6 +1,5 @@
 """Pixels → probabilities as one ONNX graph: the image tower with its adapter, classes, and head."""
 
-import logging
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapters.artifact import Artifact
-from adapters.bank import TowerWeights
+from adapters.bank import one_adapter
 from adapters.classify import prompts, scores
-from adapters.clip import Delta, FrozenCLIP
+from adapters.clip import FrozenCLIP
 from adapters.errors import RMAdapterError
 from adapters.evidence import judge
 
@@ -79,20 +78,10 @@ def write_int8(graph: Path, file: Path) -> Path:
         CannotQuantise: onnxruntime is not installed.
     """
     try:
-        from onnxruntime.quantization import quantize_dynamic  # what int8 alone needs
+        from service.inference.onnx_backend import quantise
     except ImportError as error:
         raise CannotQuantise("int8 needs onnxruntime: pip install 'rmadapter[cpu]'") from error
-    logging.disable(logging.WARNING)  # the quantiser's notes, a line a tensor
-    try:
-        quantize_dynamic(
-            graph,
-            file,
-            ["MatMul", "Gemm"],
-            per_channel=True,
-            nodes_to_exclude=_after_features(onnx.load(graph, load_external_data=False).graph),
-        )
-    finally:
-        logging.disable(logging.NOTSET)
+    quantise(graph, file, _after_features(onnx.load(graph, load_external_data=False).graph))
     return file
 
 
@@ -115,7 +104,7 @@ class _Whole(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         weights = self.artifact.weights.image
         tokens = self.clip.image_lower(pixels, weights.first)
-        features = self.clip.image_upper(tokens, weights.first, _delta(weights))
+        features = self.clip.image_upper(tokens, weights.first, one_adapter(weights))
         if self.head is None:
             scale = self.artifact.manifest.logit_scale
             return scores(features, self.text, scale), features
@@ -127,22 +116,7 @@ class _Whole(nn.Module):
 def _class_features(clip: FrozenCLIP, artifact: Artifact) -> Tensor:
     """The features of the classes' names, as the service makes them: float32 [C, e]."""
     manifest, weights = artifact.manifest, artifact.weights.text
-    ids = clip.tokenize(prompts(manifest.classes, manifest.template))
-    rows = [
-        clip.text_upper(clip.text_lower(row, weights.first), row, weights.first, _delta(weights))
-        for row in ids.split(_PROMPTS)
-    ]
+    first, delta = weights.first, one_adapter(weights)
+    ids = clip.tokenize(prompts(manifest.classes, manifest.template)).split(_PROMPTS)
+    rows = [clip.text_upper(clip.text_lower(some, first), some, first, delta) for some in ids]
     return torch.cat(rows).float()
-
-
-def _delta(weights: TowerWeights) -> Delta:
-    """What the adapter adds to each block's output: α · base(x) with its weights as constants."""
-
-    def delta(block: int, x: Tensor) -> Tensor | None:  # [B, T, d] → [B, T, d]
-        i = block - weights.first
-        if i < 0:
-            return None
-        hidden = F.gelu(x @ weights.down[i] + weights.down_bias[i])
-        return hidden @ weights.up[i] + weights.up_bias[i]
-
-    return delta

@@ -582,15 +582,6 @@ class Datasets:
         refuse_late(outcome == "late")
         return False
 
-    def usage(self, tenant: str) -> Usage:
-        """What a tenant has."""
-        with self._store.pipeline() as pipe:
-            pipe.get(tenant_redis_key(tenant, "images"))
-            pipe.get(tenant_redis_key(tenant, "bytes"))
-            pipe.zcard(tenant_redis_key(tenant, "datasets"))
-            images, size, datasets = pipe.execute()
-        return Usage(int(images or 0), int(size or 0), datasets)
-
     def _run(
         self, script: str, tenant: str, dataset_id: str, *args: Any, frees: bool = False
     ) -> Any:

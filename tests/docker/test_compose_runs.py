@@ -22,19 +22,14 @@ import redis
 
 from service.client import Client
 from service.embedded.redis_server import find_server
-from tests.support.api import run_job, upload
+from tests.support.api import is_ready, run_job, upload
+from tests.support.cluster import free_port
 from tests.support.compose import CPU, MAIN, load
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 from training.data import Sample
 
 APIS = ("127.0.0.2", "127.0.0.3")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass
@@ -94,13 +89,6 @@ class Deployment:
             process.terminate()
         for process in reversed(self.processes.values()):
             process.wait(60)
-
-
-def is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz").is_success
-    except httpx.HTTPError:
-        return False
 
 
 @pytest.fixture(scope="module")

@@ -36,8 +36,10 @@ from adapters.bank import Bank
 from adapters.clip import load_clip
 from service.client import Client, ClientError
 from service.demo.__main__ import PHOTOS
+from tests.support.api import is_ready
 from tests.support.cluster import free_port
 from tests.support.paths import ROOT
+from tests.support.processes import resident_mb
 from tests.support.waiting import wait_for
 from training.data import Sample, read_samples
 from training.fit import default_settings
@@ -277,7 +279,7 @@ class Watch:
         self.seconds: list[float] = []
         self.ready: list[float] = []
         self.failed = 0
-        self.before = self.peak = _resident_mb(pid)
+        self.before = self.peak = resident_mb(pid)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -297,7 +299,7 @@ class Watch:
             "classify worst, s": round(max(self.seconds), 2),
             "classify failed": self.failed,
             "/readyz worst, s": round(max(self.ready), 2),
-            "memory, + MB": self.peak - self.before,
+            "memory, + MB": round(self.peak - self.before),
         }
 
     def _ask(self) -> None:
@@ -324,12 +326,7 @@ class Watch:
 
     def _weigh(self) -> None:
         while not self._stop.wait(0.05):
-            self.peak = max(self.peak, _resident_mb(self._pid))
-
-
-def _resident_mb(pid: int) -> int:
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(text.split("VmRSS:")[1].split()[0]) // 1024
+            self.peak = max(self.peak, resident_mb(self._pid))
 
 
 @contextmanager
@@ -350,17 +347,11 @@ def served(code: Path, folder: Path) -> Iterator[tuple[str, int, str]]:
         process = subprocess.Popen(command, cwd=code, env=environment, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: _ready(url))
+        wait_for(lambda: is_ready(url))
         yield url, process.pid, key
     finally:
         process.terminate()
         process.wait(60)
-
-
-def _ready(url: str) -> bool:
-    with suppress(httpx.HTTPError):
-        return httpx.get(f"{url}/readyz").status_code == 200
-    return False
 
 
 def _tenant(url: str, key: str, adapters: tuple[str, ...]) -> tuple[Client, str]:

@@ -24,10 +24,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 from dockerfile_parse import DockerfileParser
 
 from service.embedded.redis_server import RedisServer
+from tests.support.api import is_ready
 from tests.support.cluster import free_port
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
@@ -198,10 +198,7 @@ def serve(stage: Stage, folder: Path, stack: ExitStack) -> None:
 
 def _is_ready(server: "subprocess.Popen[str]", port: int) -> bool:
     assert server.poll() is None, "it has ended"
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).is_success
-    except httpx.HTTPError:
-        return False
+    return is_ready(f"http://127.0.0.1:{port}")
 
 
 def main() -> None:

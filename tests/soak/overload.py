@@ -8,13 +8,13 @@ import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 
 from service.client import Client
+from tests.support.processes import resident_mb
 from training.data import Sample
 
 STEP_SECONDS = 8.0  # of each rate in the search for the capacity
@@ -27,7 +27,6 @@ _RSS_SECONDS = 1.0
 _PICTURES = 32  # of one request while warming up: every batch that these fall into
 _TIMEOUT_SECONDS = 60.0
 CLASSES = ("crab", "lotus", "cup")
-_PAGE = 4096
 
 
 @dataclass
@@ -125,7 +124,7 @@ class Overload:
 
         async def watch() -> None:
             while True:
-                rss.append((time.monotonic(), resident(self._pid)))
+                rss.append((time.monotonic(), resident_mb(self._pid)))
                 await asyncio.sleep(_RSS_SECONDS)
 
         watching = asyncio.create_task(watch())
@@ -167,11 +166,6 @@ class Overload:
             load.seconds.append(load.at[-1] - asked)
         elif b"\r\nretry-after:" not in answer.partition(b"\r\n\r\n")[0].lower():
             load.without_retry_after += 1
-
-
-def resident(pid: int) -> float:
-    """A process's memory, MB."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE / 1e6
 
 
 def trend(points: np.ndarray) -> tuple[float, float]:

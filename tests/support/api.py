@@ -79,6 +79,14 @@ def start_worker(
     return process
 
 
+def is_ready(url: str) -> bool:
+    """Whether a server answers, and says that it is ready."""
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).is_success
+    except httpx.HTTPError:
+        return False
+
+
 def away_from_workers(settings: Settings) -> str:
     """The same Redis, another database: what is queued there stays there to be looked at."""
     return settings.redis_url.replace("db=0", "db=1")

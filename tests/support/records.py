@@ -3,6 +3,7 @@
 import json
 
 from service.records import Records
+from service.records.datasets import Usage
 from service.records.store import tenant_redis_key
 from service.records.tenant_step import FORMER_ADAPTERS, TENANT_STEP
 
@@ -17,3 +18,9 @@ def tenant_step_keeping(names: int) -> str:
     """The beginning of every tenant's step, which keeps fewer names of deleted adapters."""
     assert f"> {FORMER_ADAPTERS} do" in TENANT_STEP
     return TENANT_STEP.replace(f"> {FORMER_ADAPTERS} do", f"> {names} do")
+
+
+def usage_of(records: Records, tenant: str) -> Usage:
+    """What a tenant's quotas say that it has."""
+    (quotas,) = records.quotas.of([tenant])
+    return Usage(quotas["images"].used, quotas["bytes"].used, quotas["datasets"].used)

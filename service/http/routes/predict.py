@@ -5,7 +5,8 @@ Nothing is kept of a picture, so the two forms of a path, with and without `/nos
 
 import json
 import uuid
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.datastructures import UploadFile
@@ -24,11 +25,9 @@ from service.http.schemas import (
     ImagePredictionOut,
     TagPredictionOut,
 )
-from service.inference.admission import Admission
 from service.inference.classifier import Upload
 from service.records.adapters import Version
 from service.records.store import now
-from service.wiring import Components
 
 _IDS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:rmadapter:custom-vision")
 _NEGATIVE = "negative"  # the name, in small letters, of Custom Vision's tag for none of the others
@@ -97,6 +96,22 @@ _URL = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What all four calls are given beside their picture."""
+
+    request: Request
+    response: Response
+    components: ComponentsDep
+    tenant: CurrentTenant
+    admission: Admitted
+    project: ProjectPath
+    published_name: PublishedNamePath
+
+
+Asked = Annotated[_Asked, Depends()]
+
+
 @router.post(
     f"{BASE}/image/nostore",
     name="classify_image_with_no_store",
@@ -104,23 +119,12 @@ _URL = {
     openapi_extra=_IMAGE,
 )
 @router.post(f"{BASE}/image", openapi_extra=_IMAGE)
-async def classify_image(
-    request: Request,
-    response: Response,
-    components: ComponentsDep,
-    tenant: CurrentTenant,
-    admission: Admitted,
-    project: ProjectPath,
-    published_name: PublishedNamePath,
-) -> ImagePredictionOut:
+async def classify_image(asked: Asked) -> ImagePredictionOut:
     """Classifies one picture as Custom Vision does: a form's `imageData`, or the body itself.
 
     The case of the path does not matter, and `v3.0` is the same as `v3.1`.
     """
-    picture = Upload("imageData", await _picture(request))
-    return await _prediction(
-        request, response, components, tenant, admission, project, published_name, picture
-    )
+    return await _prediction(asked, Upload("imageData", await _picture(asked.request)))
 
 
 @router.post(
@@ -130,25 +134,14 @@ async def classify_image(
     openapi_extra=_URL,
 )
 @router.post(f"{BASE}/url", openapi_extra=_URL)
-async def classify_image_url(
-    request: Request,
-    response: Response,
-    components: ComponentsDep,
-    tenant: CurrentTenant,
-    admission: Admitted,
-    project: ProjectPath,
-    published_name: PublishedNamePath,
-) -> ImagePredictionOut:
+async def classify_image_url(asked: Asked) -> ImagePredictionOut:
     """Classifies the picture that a URL leads to, where the server's settings allow it.
 
     It is fetched from public addresses alone, also behind redirects.
     """
-    fetcher: Fetcher = request.app.state.fetcher
-    url = _url(await request.body())
-    picture = Upload("url", await fetcher.fetch(tenant, url))
-    return await _prediction(
-        request, response, components, tenant, admission, project, published_name, picture
-    )
+    fetcher: Fetcher = asked.request.app.state.fetcher
+    url = _url(await asked.request.body())
+    return await _prediction(asked, Upload("url", await fetcher.fetch(asked.tenant, url)))
 
 
 async def _picture(request: Request) -> bytes:
@@ -176,26 +169,22 @@ def _url(body: bytes) -> str:
     return url
 
 
-async def _prediction(
-    request: Request,
-    response: Response,
-    components: Components,
-    tenant: str,
-    admission: Admission,
-    project: str,
-    published_name: str,
-    picture: Upload,
-) -> ImagePredictionOut:
-    options = ClassifyOptions(adapter=published_name)
+async def _prediction(asked: _Asked, picture: Upload) -> ImagePredictionOut:
     version, (answer,) = await answered(
-        request, response, components, tenant, admission, options, [picture]
+        asked.request,
+        asked.response,
+        asked.components,
+        asked.tenant,
+        asked.admission,
+        ClassifyOptions(adapter=asked.published_name),
+        [picture],
     )
     assert version is not None  # an adapter was asked for
     if answer.error is not None:
         raise BadImage(answer.error)
     return ImagePredictionOut(
         id=str(uuid.uuid4()),
-        project=project,
+        project=asked.project,
         iteration=_id(version, str(version.number)),
         created=now(),
         predictions=[_tag(version, label, score) for label, score in answer.predictions],

@@ -11,6 +11,7 @@ from PIL import Image
 from service.client import Client
 from service.records.restore import restore
 from tests.support.api import Api, upload
+from tests.support.records import usage_of
 from training.data import Sample
 
 
@@ -89,10 +90,10 @@ def test_a_moved_picture_is_in_its_new_class_also_after_a_restore(
     after = tenant.call("GET", f"/v1/datasets/{dataset}")["labels"]
     assert after.get(image["label"], 0) == before[image["label"]] - 1
     assert after["elsewhere"] == 1
-    used = api.components.records.datasets.usage(tenant.tenant)
+    used = usage_of(api.components.records, tenant.tenant)
     restore(api.components.records)
     assert tenant.call("GET", f"/v1/datasets/{dataset}")["labels"] == after
-    assert api.components.records.datasets.usage(tenant.tenant) == used
+    assert usage_of(api.components.records, tenant.tenant) == used
     assert tenant.http.get(path).status_code == 200
 
 
@@ -105,11 +106,11 @@ def test_what_was_being_moved_when_a_server_died_is_in_one_class_after_a_restore
     folder = f"tenants/{tenant.tenant}/datasets/{dataset}/images/{stored.digest}"
     records.put_files((f"{folder}/{'0' * 16}", f"{folder}/{'0' * 16}.{'0' * 16}.json"), sample)
     # and then it died
-    used = records.usage(tenant.tenant)
+    used = usage_of(api.components.records, tenant.tenant)
     for name in list(api.components.records.store.scan_iter(match=f"*{dataset}*")):
         api.components.records.store.delete(name)
     restore(api.components.records)
-    assert records.usage(tenant.tenant) == used
+    assert usage_of(api.components.records, tenant.tenant) == used
     assert [i["image"] for i in listed(tenant, dataset)].count(image["image"]) == 1
     assert tenant.http.get(f"/v1/datasets/{dataset}/images/{image['image']}").status_code == 200
 
@@ -118,9 +119,9 @@ def test_a_deleted_picture_is_gone_and_its_quota_given_back(
     api: Api, tenant: Client, dataset: str, image: dict
 ) -> None:
     path = f"/v1/datasets/{dataset}/images/{image['image']}"
-    before = api.components.records.datasets.usage(tenant.tenant)
+    before = usage_of(api.components.records, tenant.tenant)
     tenant.call("DELETE", path)
-    after = api.components.records.datasets.usage(tenant.tenant)
+    after = usage_of(api.components.records, tenant.tenant)
     assert (after.images, after.bytes) == (before.images - 1, before.bytes - image["bytes"])
     for method in ("GET", "DELETE"):
         assert tenant.http.request(method, path).status_code == 404

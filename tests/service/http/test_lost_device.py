@@ -5,12 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
 from service.client import Client, ClientError
 from service.settings import Settings
-from tests.support.api import ADMIN_KEY
+from tests.support.api import ADMIN_KEY, is_ready
 from tests.support.cluster import free_port
 from tests.support.losing_server import LOST
 from tests.support.paths import ROOT
@@ -45,10 +44,3 @@ def test_a_server_whose_device_is_lost_answers_503_and_ends_with_an_error(
         process.wait()
     assert LOST in log.read_text()
     assert "this process cannot use it any more" in log.read_text()
-
-
-def is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz", timeout=5).is_success
-    except httpx.HTTPError:
-        return False

@@ -22,7 +22,7 @@ from service.records.restore import restore
 from service.settings import Settings
 from tests.support.api import Api, away_from_workers, start_api, upload
 from tests.support.random_adapters import manifest_of, random_weights
-from tests.support.records import plant_dataset, tenant_step_keeping
+from tests.support.records import plant_dataset, tenant_step_keeping, usage_of
 from training.data import Sample
 from training.jobs import QUEUE
 
@@ -80,11 +80,11 @@ def test_what_goes_over_a_quota_is_refused_and_leaves_nothing(
 ) -> None:
     for number, size in enumerate(stored):
         records.datasets.add(tenant, dataset, picture(number, size))
-    before = (records.datasets.usage(tenant), blobs(records, tenant))
+    before = (usage_of(records, tenant), blobs(records, tenant))
     with pytest.raises(OverQuota, match=says) as refused:
         records.datasets.add(tenant, dataset, picture(99, more))
     assert refused.value.retry_after > 0
-    assert (records.datasets.usage(tenant), blobs(records, tenant)) == before
+    assert (usage_of(records, tenant), blobs(records, tenant)) == before
     assert before[0] == Usage(len(stored), sum(stored), 1)
 
 
@@ -95,7 +95,7 @@ def test_a_picture_that_just_fits_is_taken(records: Records, tenant: str, datase
 def test_the_same_picture_counts_once(records: Records, tenant: str, dataset: str) -> None:
     for _ in range(5):
         records.datasets.add(tenant, dataset, picture(1))
-    assert records.datasets.usage(tenant) == Usage(1, 100, 1)
+    assert usage_of(records, tenant) == Usage(1, 100, 1)
 
 
 def test_the_same_picture_sent_at_once_counts_once(
@@ -103,7 +103,7 @@ def test_the_same_picture_sent_at_once_counts_once(
 ) -> None:
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: records.datasets.add(tenant, dataset, picture(1)), range(3)))
-    assert records.datasets.usage(tenant) == Usage(1, 100, 1)
+    assert usage_of(records, tenant) == Usage(1, 100, 1)
     assert records.datasets.get(tenant, dataset).labels == {"cat": 1}
 
 
@@ -118,7 +118,7 @@ def test_many_at_once_take_no_more_than_there_is(
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(add, range(40))) == 3
-    assert records.datasets.usage(tenant).images == 3
+    assert usage_of(records, tenant).images == 3
 
 
 def test_a_picture_that_could_not_be_stored_is_not_counted(
@@ -130,7 +130,7 @@ def test_a_picture_that_could_not_be_stored_is_not_counted(
     monkeypatch.setattr(records.blobs, "put", away)
     with pytest.raises(Unavailable):
         records.datasets.add(tenant, dataset, picture(1))
-    assert records.datasets.usage(tenant) == Usage(0, 0, 1)
+    assert usage_of(records, tenant) == Usage(0, 0, 1)
 
 
 def test_a_place_that_a_dead_server_took_is_free_again_after_a_while(
@@ -144,7 +144,7 @@ def test_a_place_that_a_dead_server_took_is_free_again_after_a_while(
         records.datasets.add(tenant, dataset, picture(2))
     time.sleep(2.0)
     records.datasets.add(tenant, dataset, picture(2))
-    assert records.datasets.usage(tenant) == Usage(3, 300, 1)
+    assert usage_of(records, tenant) == Usage(3, 300, 1)
 
 
 def test_a_picture_that_was_stored_for_longer_than_its_place_was_kept_is_counted(
@@ -161,7 +161,7 @@ def test_a_picture_that_was_stored_for_longer_than_its_place_was_kept_is_counted
     records.datasets.add(tenant, dataset, picture(1))
     monkeypatch.setattr(records.blobs, "put", slow)
     records.datasets.add(tenant, dataset, picture(2))
-    assert records.datasets.usage(tenant) == Usage(2, 200, 1)
+    assert usage_of(records, tenant) == Usage(2, 200, 1)
 
 
 def test_deleting_gives_back_once(records: Records, tenant: str, dataset: str) -> None:
@@ -176,7 +176,7 @@ def test_deleting_gives_back_once(records: Records, tenant: str, dataset: str) -
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(delete, range(4)))
-    assert records.datasets.usage(tenant) == Usage(1, 50, 1)
+    assert usage_of(records, tenant) == Usage(1, 50, 1)
 
 
 def test_data_sets_are_a_quota(records: Records, tenant: str, dataset: str) -> None:
@@ -197,9 +197,9 @@ def test_a_restore_counts_right_also_into_a_redis_that_was_not_empty(
         for name in list(records.store.scan_iter(match=f"*{tenant}*")):
             records.store.delete(name)
     restore(records)
-    assert records.datasets.usage(tenant) == Usage(2, 200, 1)
+    assert usage_of(records, tenant) == Usage(2, 200, 1)
     records.datasets.delete(tenant, dataset)
-    assert records.datasets.usage(tenant) == Usage(0, 0, 0)
+    assert usage_of(records, tenant) == Usage(0, 0, 0)
 
 
 # --- jobs and adapters ---
@@ -387,10 +387,10 @@ def test_an_upload_over_the_quota_is_429_and_none_of_it_is_stored(
     refused(over, "images", "4 of 4 are used, 1 more")
     assert client.call("GET", f"/v1/datasets/{dataset}")["labels"] == {"crab": 2}
     assert len(blobs(api.components.records, client.tenant)) == 2
-    assert api.components.records.datasets.usage(client.tenant).images == 2
+    assert usage_of(api.components.records, client.tenant).images == 2
     assert send(client, dataset, crabs[2:4], how).json()["accepted"] == 2
     client.http.delete(f"/v1/datasets/{dataset}")
-    assert api.components.records.datasets.usage(client.tenant) == Usage(0, 0, 0)
+    assert usage_of(api.components.records, client.tenant) == Usage(0, 0, 0)
 
 
 def test_jobs_adapters_and_data_sets_over_their_quota_are_429(

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from service.client import Client, ClientError
+from tests.support.api import is_ready as is_ready_at
 from tests.support.api import upload
 from tests.support.cluster import Cluster
 from tests.support.proxy import Proxy
@@ -26,10 +27,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def is_ready(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).is_success
-    except httpx.HTTPError:
-        return False
+    return is_ready_at(f"http://127.0.0.1:{port}")
 
 
 def refuses(url: str) -> bool:

@@ -35,6 +35,7 @@ from service.records.store import DELETING, UNNAMED, tenant_redis_key
 from service.settings import Settings
 from tests.support.interleaving import Call, Killed, Step, at_store_call, interleave
 from tests.support.random_adapters import manifest_of, random_weights
+from tests.support.records import usage_of
 from training.data import Sample
 
 EXAMPLES = int(os.environ.get("TWO_STORES_EXAMPLES", "150"))  # `make soak` takes 20,000
@@ -233,7 +234,7 @@ def state(records: Records) -> dict[str, Any]:
             adapter.name: (adapter.live, [version.number for version in adapter.versions])
             for adapter in records.adapters.page(tenant.id, 100, None).items
         }
-        seen[tenant.id] = (keys, datasets, adapters, records.datasets.usage(tenant.id))
+        seen[tenant.id] = (keys, datasets, adapters, usage_of(records, tenant.id))
     return seen
 
 
