@@ -385,7 +385,7 @@ def attack(name: str, code: Path, seconds: float) -> dict[str, float]:
         client_files = [("files", (sample.name, sample.data))]
         victim.http.post("/classify", data={"adapter": "mine"}, files=client_files)  # warm
         watch = Watch(url, pid, victim, sample)
-        with watch.watching(), attacker.open, victim, client:
+        with attacker.open, victim, client, watch.watching():
             _run(attacker, call, threads, seconds)
     return watch.row()
 
